@@ -99,7 +99,7 @@ class _Run:
 
 
 class _QueuedRun:
-    """What a runtime needs that runs the agent in a task of its own."""
+    """What a runtime needs that runs the agent in another task."""
 
     __slots__ = ("context", "ended")
 

@@ -322,7 +322,7 @@ def _has_client_call(reply: ModelReply) -> bool:
 
 
 def _client_tools(agent: Agent, state: TurnState) -> Sequence[FunctionTool]:
-    if state.turn.tool_choice == "none":
+    if not state.turn.client_tools or state.turn.tool_choice == "none":
         return ()
     return visible_client_tools(agent, state.turn.client_tools, state.max_client_tools)
 

@@ -78,27 +78,35 @@ class AgentTeam:
         self._compactor = compactor or Compactor.disabled(side_model, facts.name)
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
-        self._agents = {agent.name: agent for agent in agents}
+        # Attributes and not properties: each request reads them some twenty times.
+        self.name = facts.name
+        """The model id of the team."""
+        self.entry = facts.entry
+        """The agent that answers if no rule of the conversation resolver selects another."""
+        self.agents: Mapping[str, Agent] = {agent.name: agent for agent in agents}
+        """The agents by name."""
         tools = [tool for agent in agents for tool in agent.tools.values()]
-        self._has_tools = bool(tools) or any(agent.handoff_targets for agent in agents)
-        self._has_effects = any(tool.has_effects for tool in tools)
-        self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
+        self.has_tools = bool(tools) or any(agent.handoff_targets for agent in agents)
+        """Whether an agent has tools that the proxy runs; handoffs are tools."""
+        self.has_effects = any(tool.has_effects for tool in tools)
+        """Whether one of the tools can have effects."""
+        self.time_limit = facts.limits.turn_seconds
+        """The time limit of a turn in seconds, if the team sets one."""
+        self.steps = facts.steps
+        """The agents of a typical turn in order, for progress; empty if the team does not declare them."""
+        self.snapshot = facts.snapshot
+        """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
+        self.on_disconnect = facts.on_disconnect
+        """What happens to a turn if the client disconnects; None if the team does not set it."""
+        self.busy = facts.busy
+        """What a request does while a turn of its conversation is running; None if the team does not set it."""
+        self._cacheable_prompt = CacheablePrompt.of(facts.entry, self.agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
         self._records_handoffs = any(
             target.history != "all" or target.returns
             for agent in agents
             for target in agent.handoff_targets.values()
         )
-
-    @property
-    def name(self) -> str:
-        """The model id of the team."""
-        return self.facts.name
-
-    @property
-    def entry(self) -> str:
-        """The agent that answers if no rule of the conversation resolver selects another."""
-        return self.facts.entry
 
     @property
     def _abilities(self) -> Abilities:
@@ -113,46 +121,6 @@ class AgentTeam:
     def content_parts(self) -> frozenset[str]:
         """The content parts, except text, that all models of the team accept."""
         return self._abilities.parts
-
-    @property
-    def agents(self) -> Mapping[str, Agent]:
-        """The agents by name."""
-        return self._agents
-
-    @property
-    def has_tools(self) -> bool:
-        """Whether an agent has tools that the proxy runs; handoffs are tools."""
-        return self._has_tools
-
-    @property
-    def has_effects(self) -> bool:
-        """Whether one of the tools can have effects."""
-        return self._has_effects
-
-    @property
-    def time_limit(self) -> float | None:
-        """The time limit of a turn in seconds, if the team sets one."""
-        return self.facts.limits.turn_seconds
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """The agents of a typical turn in order, for progress; empty if the team does not declare them."""
-        return self.facts.steps
-
-    @property
-    def snapshot(self) -> str | None:
-        """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
-        return self.facts.snapshot
-
-    @property
-    def on_disconnect(self) -> Literal["cancel", "detach"] | None:
-        """What happens to a turn if the client disconnects; None if the team does not set it."""
-        return self.facts.on_disconnect
-
-    @property
-    def busy(self) -> Literal["reject", "queue", "interrupt"] | None:
-        """What a request does while a turn of its conversation is running; None if the team does not set it."""
-        return self.facts.busy
 
     def check_client_tools(self, tools: Sequence[FunctionTool]) -> None:
         """Reject client tools that have the name of a tool of an agent that sees them.
@@ -268,7 +236,7 @@ class AgentTeam:
         Raises:
             UpstreamFailed: No summary could be written.
         """
-        agent = self._agents[turn.agent]
+        agent = self.agents[turn.agent]
         summary = await self._compactor.summarise(turn.context, agent=agent)
         if not summary.text:
             raise summary.failure or UpstreamFailed

@@ -213,7 +213,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     is_stored_whole = all(turn.is_stored for turn in chain)
     items = [item for turn in chain for item in turn.items]
     stored: list[SystemMessage | DeveloperMessage] = []
-    if has_instructions([item.message for item in items]):
+    if items and has_instructions([item.message for item in items]):
         stored = [message for item in items if is_instruction(message := item.message)]
     if match.context is not None:
         context = list(match.context)

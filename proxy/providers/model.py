@@ -16,13 +16,13 @@ Every implementation passes the same contract tests (``tests/contracts/test_mode
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from proxy.events import ParametersIgnored, ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import (
@@ -53,8 +53,7 @@ class CacheableLayout:
         return any(isinstance(message, SystemMessage) for message in self.messages[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(Struct, frozen=True):
     """One model call.
 
     ``messages`` is a complete chain in the order of the wire, the agent's instructions first. ``agent`` and
@@ -93,7 +92,7 @@ class ModelRequest:
         """Return the request with provider state that models returned only."""
         if not self.has_client_state:
             return self
-        return dataclasses.replace(
+        return replace(
             self,
             states={key: state for key, state in self.states.items() if state.provider},
             text_states={key: state for key, state in self.text_states.items() if state.provider},
@@ -101,7 +100,7 @@ class ModelRequest:
 
     def without_state(self) -> ModelRequest:
         """Return the request without any provider state."""
-        return dataclasses.replace(self, states={}, text_states={})
+        return replace(self, states={}, text_states={})
 
     def in_cacheable_layout(self, *, allows_subset: bool) -> ModelRequest:
         """Return the request in its cacheable form; ``allows_subset``: the provider supports ``allowed_tools``."""
@@ -110,7 +109,7 @@ class ModelRequest:
             return self
         names = tuple(tool.name for tool in self.tools)
         is_subset = allows_subset and len(names) < len(layout.tools)
-        return dataclasses.replace(
+        return replace(
             self,
             messages=layout.messages,
             tools=layout.tools,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from proxy.turns.turn import Turn
 
@@ -14,8 +14,7 @@ The official SDKs wait at most 8 seconds before a retry (openai-python, ``MAX_RE
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DisconnectRules:
+class DisconnectRules(Struct, frozen=True):
     """What happens when the last client of a turn leaves.
 
     ``grace`` is the time in seconds that the turn waits for a client; None if it finishes without one. 0 with

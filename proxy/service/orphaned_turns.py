@@ -92,6 +92,6 @@ class OrphanedTurns:
         restored.turn.compactions = ConversationCompactions(self._history, taken.conversation)
         self._disconnected.watch(live, restored.turn, record.turn, restored.rules)
         self._runner.start(live, team, restored.turn, restored.context, restored.log)
-        self._relay.turn_began(record.id, taken.conversation)
+        self._relay.turn_began(live, taken.conversation)
         logger.warning("continuing a turn of another worker", extra={"turn_id": record.id})
         live.on_client_disconnect()

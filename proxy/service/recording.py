@@ -78,7 +78,8 @@ def end_of(
     cancelled on request.
     """
     items = turn.items if outcome is not None else turn.items_so_far()
-    events, times = [entry.event for entry in live.entries], [entry.time for entry in live.entries]
+    log = live.entries
+    events, times = [entry.event for entry in log], [entry.time for entry in log]
     text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_stored = context.request.is_stored

@@ -84,7 +84,8 @@ class TurnRunner:
         If the turn is not stored as running yet (``turn.begin``), ``confirm`` or ``withdraw`` has to follow.
         ``restored`` is the log of a turn that was taken over from another worker.
         """
-        live.task = asyncio.create_task(self._run(live, team, turn, context, restored), name=turn.id)
+        run = self._run(live, team, turn, context, restored)
+        live.task = asyncio.get_running_loop().create_task(run, name=turn.id)
         if turn.begin is None:
             live.listener = self._event_log.listener(live)
         self._lives.add(live)

@@ -64,9 +64,10 @@ class TurnOpener:
         if request.is_side or is_side_model or has_side_request_text(request):
             self._turn_start.check_memory()
             return self._turn_start.start_side(request, team)
-        repeated = await self._existing.repeated(request)
-        if repeated is not None:
-            return repeated
+        if request.idempotency_key is not None or request.is_retry:
+            repeated = await self._existing.repeated(request)
+            if repeated is not None:
+                return repeated
         self._turn_start.check_memory()
         policy = request.busy or team.busy or "reject"
         conversation_id = request.conversation_id

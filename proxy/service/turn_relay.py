@@ -49,8 +49,6 @@ class TurnRelay:
         self._listeners: dict[int, dict[str, float]] = {}
         """By conversation: workers, and until when they listen."""
         self._next_drop = 0.0
-        self._conversations: dict[str, int] = {}
-        """The conversations of the running turns, by turn."""
 
     # --- turns ---
 
@@ -146,17 +144,16 @@ class TurnRelay:
         until = _now() + LISTEN_SECONDS
         for conversation in message.conversations:
             self._listeners.setdefault(conversation, {})[message.worker] = until
-        running = {self._conversations.get(live.turn_id) for live in self._lives.running()}
+        running = {live.conversation_key for live in self._lives.running()}
         for begun in running.intersection(message.conversations):
             assert begun is not None
             self._messages.send(message.worker, encode(TurnBegan(begun)))
 
-    def turn_began(self, turn_id: str, conversation: int) -> None:
+    def turn_began(self, live: LiveTurn, conversation: int) -> None:
         """Handle that a turn began in this worker."""
-        if len(self._conversations) > 2 * len(self._lives) + 16:
-            running = {live.turn_id for live in self._lives.running()}
-            self._conversations = {one: key for one, key in self._conversations.items() if one in running}
-        self._conversations[turn_id] = conversation
+        live.conversation_key = conversation
+        if not self._listeners:
+            return
         self._drop_expired_listeners()
         for worker in self._listeners.get(conversation, ()):
             self._messages.send(worker, encode(TurnBegan(conversation)))

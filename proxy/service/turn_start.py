@@ -173,7 +173,7 @@ class TurnStart:
         else:
             self._runner.confirm(live, turn)
         self._remote.notify_turn_started(begun.conversation)
-        self._relay.turn_began(new.id, begun.conversation)
+        self._relay.turn_began(live, begun.conversation)
         return TurnHandle(
             live=live,
             turn_id=new.id,

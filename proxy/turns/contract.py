@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
 from proxy.events import (
@@ -34,8 +35,7 @@ from proxy.turns.turn import ApprovalRequest, Turn
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class TeamOutcome:
+class TeamOutcome(Struct, frozen=True):
     """Result of a team that did not fail.
 
     ``pending`` are the ids of calls of client tools, whose results the client has to send. ``approvals`` are calls for

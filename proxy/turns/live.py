@@ -15,7 +15,6 @@ from typing import Literal, Protocol
 from proxy.events import (
     TAKEOVER_POSITIONS,
     Cancelled,
-    ClientToolArguments,
     Completed,
     Entry,
     Event,
@@ -38,6 +37,7 @@ _BATCH = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
 _BATCH_ENTRIES = 4096
 _WITHOUT_TEXT: frozenset[type[Event]] = frozenset((Started, ModelCalled, Completed, Cancelled))
+"""Events whose texts are only names."""
 
 
 class Watcher(Protocol):
@@ -83,6 +83,7 @@ class LiveTurn:
         "_weight",
         "cancel_on_disconnect",
         "conversation_id",
+        "conversation_key",
         "is_evicted",
         "is_finished",
         "is_followed",
@@ -114,6 +115,8 @@ class LiveTurn:
         """
         self.turn_id = turn_id
         self.conversation_id = conversation_id
+        self.conversation_key: int | None = None
+        """The key of the conversation in the store, once the turn is stored."""
         self.cancel_on_disconnect = cancel_on_disconnect
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
@@ -197,15 +200,14 @@ class LiveTurn:
         entry = Entry(self.length + self._next if position is None else position, event, at)
         self._log.append(entry)
         self.length += 1
-        match event:
-            case TextDelta() | ReasoningDelta() | RefusalDelta():
-                self._size += len(event.text)
-            case ClientToolArguments():
-                self._size += len(event.arguments)
-            case _:
+        # Not a ``match``: each class that is not the event's takes as long as a call.
+        if type(event) is TextDelta or type(event) is ReasoningDelta or type(event) is RefusalDelta:
+            self._size += len(event.text)
+        else:
+            if type(event) not in _WITHOUT_TEXT:
                 self._size += _text_size(event)
-                if is_closing(event):
-                    self.is_finished = self.is_over = True
+            if is_closing(event):
+                self.is_finished = self.is_over = True
         self._sizes.append(self._size)
         if self.listener is not None:
             self.listener(entry)
@@ -498,9 +500,6 @@ class LiveTurn:
 
 
 def _text_size(event: Event) -> int:
-    """Return the characters of an event; 0 if they are only names."""
-    if type(event) in _WITHOUT_TEXT:
-        return 0
     size = 0
     for name in event.__struct_fields__:
         value = getattr(event, name)

@@ -355,7 +355,8 @@ def _view_of(history: History, state: TurnState) -> ContextView:
     """Return what a model or member sees after the compactions so far."""
     memory = state.context_memory
     if memory.scope != history.scope:
-        memory.cut, memory.scope = cut_of(history.items), history.scope
+        memory.cut = cut_of(history.items) if history.has_marks else None
+        memory.scope = history.scope
     return view_of(history.context, history.own, memory.cut)
 
 

@@ -8,9 +8,10 @@ message is always part of the view, and so is the user message of a turn whose l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from proxy.messages import (
     AssistantMessage,
@@ -52,12 +53,11 @@ class ContextMemory:
     """Whether the compactions of other branches were read from the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextView:
+class ContextView(Struct, frozen=True):
     """What a model sees: ``earlier`` are the items before the turn, ``own`` those of the turn."""
 
     earlier: Sequence[Item]
-    own: Sequence[Item] = field(default=())
+    own: Sequence[Item] = ()
 
     @property
     def items(self) -> Sequence[Item]:

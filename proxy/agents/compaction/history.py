@@ -8,7 +8,8 @@ code, which sees the items in another form than a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.messages import AssistantMessage, HandoffRecord, Item, ToolMessage, UserMessage
 
@@ -16,8 +17,7 @@ _SUMMARY = "Summary of the conversation before the handover:\n\n"
 _HANDED_OVER = "{source} hands this task over to you."
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """The items before the turn and those of the turn that an agent sees; ``scope`` is "" for all items."""
 
     context: Sequence[Item]
@@ -25,6 +25,8 @@ class History:
     scope: str = ""
     is_mixed: bool = False
     """Whether some agents see only a part, so that sizes reported for one agent say nothing about another."""
+    has_marks: bool = True
+    """Whether the items can have compactions."""
 
     @property
     def items(self) -> list[Item]:
@@ -37,7 +39,7 @@ def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view
     items = [*context, *own]
     marked = [at for at, item in enumerate(items) if item.handoff is not None or item.compaction is not None]
     if not marked and not view:
-        return History(context, own)
+        return History(context, own, has_marks=False)
     records = [at for at in marked if items[at].handoff is not None]
     if not records:
         compactions = [compaction for at in marked if (compaction := items[at].compaction) is not None]

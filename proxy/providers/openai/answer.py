@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
@@ -170,7 +170,9 @@ class ProviderAnswer:
             return deltas
         await self._leave(is_good=True)
         try:
-            await self._open(replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None))
+            await self._open(
+                msgspec.structs.replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None)
+            )
         except UpstreamFailed as failure:
             self._describe(failure, self._request)
             raise

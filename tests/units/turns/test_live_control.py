@@ -53,10 +53,12 @@ async def ended(task: asyncio.Task[None]) -> bool:
         (RefusalDelta("x" * 6), 6),
         (ClientToolArguments(0, "x" * 9), 9),
         (ClientToolCall(0, "call", "name"), 8),
-        (Started("turn", "triage"), 10),
+        (Started("turn", "triage"), 0),
     ],
 )
-async def test_weight_of_an_entry_is_its_text_and_a_constant(event: Event, size: int) -> None:
+async def test_weight_of_an_entry_is_a_constant_and_its_text_without_names_of_agents(
+    event: Event, size: int
+) -> None:
     memory = LogMemory()
     live = LiveTurn("a", memory=memory)
     live.hold()
@@ -311,7 +313,7 @@ async def test_entries_dropped_from_memory_are_read_from_the_store_if_they_are_t
     live.cut()
 
     assert (live.entries, live.length) == (entries[2:], 3)
-    assert live.weight == len("triagestop") + ENTRY_WEIGHT
+    assert live.weight == ENTRY_WEIGHT
     assert live.entries_after(1) is None
     assert await live.stored_after(1) == entries[1:]
     entries.pop()
