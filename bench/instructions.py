@@ -36,13 +36,17 @@ class Counted(Served):
     def cpu_seconds(self) -> float:
         """Instructions so far, in millions; all threads."""
         # Callgrind writes the instructions since the last dump into a new file.
-        subprocess.run(["callgrind_control", "--dump", str(self.pid)], check=True, capture_output=True)
+        _control("--dump", str(self.pid))
         newest = max(self.dumps.glob("calls.*"), key=lambda path: int(path.suffix[1:]))
         total = _TOTAL.search(newest.read_text())
         if total is None:
             raise RuntimeError(f"{newest.name} contains no total")
         self.counted.append(int(total[1]) / 1e6)
         return sum(self.counted)
+
+
+def _control(*arguments: str) -> None:
+    subprocess.run(["callgrind_control", *arguments], check=True, capture_output=True)
 
 
 async def count(trees: Sequence[Path], names: Sequence[str], profile: Path | None) -> None:
@@ -60,6 +64,8 @@ async def count(trees: Sequence[Path], names: Sequence[str], profile: Path | Non
             under = (
                 "valgrind",
                 "--tool=callgrind",
+                # Counting makes the start several times slower.
+                "--instr-atstart=no",
                 f"--callgrind-out-file={dumps}",
                 "--fair-sched=yes",
                 "--compress-strings=no",
@@ -69,6 +75,7 @@ async def count(trees: Sequence[Path], names: Sequence[str], profile: Path | Non
             server = await stack.enter_async_context(
                 proxy_process(own, list(SCRIPTS), ports[0], ports[1 + at], tree=tree, under=under)
             )
+            _control("--instr", "on", str(server.pid))
             servers.append(Counted(server.name, server.port, server.pid, own))
         print(f"{'':10} " + " ".join(f"{'this' if tree == ROOT else 'other':>10}" for tree in trees))
         for name in names:
