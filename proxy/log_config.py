@@ -88,11 +88,10 @@ class JsonLineFormatter(JsonFormatter):
             "message": record.getMessage(),
         }
         # Fields of ``extra`` follow those of the constructor.
-        line |= {
-            name: value
-            for name, value in islice(record.__dict__.items(), _CONSTRUCTED, None)
-            if name not in _STANDARD and name[:1] != "_"
-        }
+        fields = dict(islice(record.__dict__.items(), _CONSTRUCTED, None))
+        for name in _STANDARD & fields.keys():
+            del fields[name]
+        line |= fields
         try:
             return msgspec.json.encode(line).decode()
         except (TypeError, ValueError, RecursionError):

@@ -82,7 +82,10 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
     Raises:
         InvalidRequest: The header has another value.
     """
-    match _word(headers, "x-on-disconnect"):
+    value = headers.get("x-on-disconnect")
+    if not value:
+        return None
+    match value.strip().lower():
         case "":
             return None
         case "cancel":
@@ -97,18 +100,16 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
             )
 
 
-def _word(headers: dict[str, str], name: str) -> str:
-    value = headers.get(name)
-    return value.strip().lower() if value else ""
-
-
 def busy_policy(headers: dict[str, str]) -> BusyPolicy | None:
     """Return what the request does while a turn of its conversation is running, or None if it does not say.
 
     Raises:
         InvalidRequest: The header has another value.
     """
-    match _word(headers, "x-busy"):
+    value = headers.get("x-busy")
+    if not value:
+        return None
+    match value.strip().lower():
         case "":
             return None
         case "reject" | "queue" | "interrupt" as policy:
@@ -133,7 +134,10 @@ def events_mode(headers: dict[str, str]) -> EventsMode | None:
     Raises:
         InvalidRequest: The header has another value.
     """
-    match _word(headers, "x-handoff-events"):
+    value = headers.get("x-handoff-events")
+    if not value:
+        return None
+    match value.strip().lower():
         case "":
             return None
         case "none" | "extension" | "reasoning" | "all" as mode:
