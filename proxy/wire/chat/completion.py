@@ -108,10 +108,7 @@ class CompletionBuilder:
 
     def add(self, entry: Entry) -> None:
         """Add the next entry of a log."""
-        self.add_event(entry.event)
-
-    def add_event(self, event: Event) -> None:
-        """Add the next event."""
+        event = entry.event
         note = self._extension.encode(event) if self._extension is not None else None
         if note is not None and note.reasoning:
             self._reasoning.append(note.reasoning)
@@ -222,6 +219,6 @@ class CompletionBuilder:
 def completion(options: AnswerOptions, events: Iterable[Event]) -> Completion | Failed:
     """Return the completion of a complete turn, or its failure."""
     builder = CompletionBuilder(options)
-    for event in events:
-        builder.add_event(event)
+    for position, event in enumerate(events, 1):
+        builder.add(Entry(position, event))
     return builder.answer()

@@ -19,6 +19,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    Entry,
     Event,
     Failed,
     Handoff,
@@ -454,7 +455,7 @@ def test_a_failed_turn_has_no_completion() -> None:
 
 def test_a_turn_that_is_not_over_has_no_answer() -> None:
     builder = CompletionBuilder(PLAIN)
-    builder.add_event(STARTED)
+    builder.add(Entry(1, STARTED))
 
     with pytest.raises(ValueError, match="no closing event"):
         builder.answer()
