@@ -112,16 +112,20 @@ def _calls_of(item: Item) -> list[ToolCall]:
 
 
 def _answers(items: Iterable[Item]) -> list[Answer]:
-    """Return the calls that have a result."""
+    """Return the calls that have a result, in the order of the calls: clients can send the results in another one."""
     calls: dict[str, ToolCall] = {}
-    answers = []
+    answers: dict[str, Answer] = {}
+    order: list[str] = []
     for item in items:
         message = item.message
-        calls |= {call.id: call for call in _calls_of(item)}
+        for call in _calls_of(item):
+            calls[call.id] = call
+            order.append(call.id)
         if isinstance(message, ToolMessage) and message.tool_call_id in calls and not _is_waiting(item):
             function = calls.pop(message.tool_call_id).function
-            answers.append(Answer(function.name, arguments_of(function.arguments), text_of(message)))
-    return answers
+            arguments = arguments_of(function.arguments)
+            answers[message.tool_call_id] = Answer(function.name, arguments, text_of(message))
+    return [answers[call_id] for call_id in order if call_id in answers]
 
 
 def arguments_of(text: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ teams:
   hanger: {{python: "tests.fakes.member_functions:hanger"}}
   busy: {{python: "tests.fakes.member_functions:busy"}}
   endless: {{python: "tests.fakes.member_functions:endless"}}
+  asker: {{python: "tests.fakes.member_functions:asker"}}
   shortened: {{python: "tests.fakes.member_functions:shortened"}}
   broken: {{python: "tests.fakes.member_functions:broken"}}
   reading: {{python: "tests.fakes.member_functions:reading"}}
@@ -211,6 +212,18 @@ async def test_a_function_calls_tools_of_the_client(store: bool, caller: Caller)
     messages += [assistant(last), user("Once more")]
     again = (await caller.completion(messages, **more)).choices[0]
     assert (again.message.content, again.finish_reason) == ("Reading. ", "tool_calls")
+
+
+async def test_results_of_equal_calls_are_returned_in_the_order_of_the_calls(caller: Caller) -> None:
+    messages = [user("Hi")]
+    first = (await caller.completion(messages, model="asker", tools=[tool("look_up")])).choices[0].message
+    ids = [call.id for call in first.tool_calls or []]
+    messages += [
+        first.model_dump(exclude_none=True),
+        *(result(call_id, f"{at}") for at, call_id in reversed(list(enumerate(ids)))),
+    ]
+
+    assert await caller.ask(messages, model="asker", tools=[tool("look_up")]) == "0 1 2"
 
 
 async def test_a_call_of_a_tool_that_the_client_does_not_have_fails(caller: Caller) -> None:

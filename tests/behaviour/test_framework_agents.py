@@ -188,6 +188,25 @@ async def test_tools_of_the_client_are_tools_of_the_framework(
     ]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [framework(name) for name in ("pydantic-ai", "openai-agents", "agent-framework", "langgraph")],
+    indirect=True,
+)
+async def test_the_limit_of_model_calls_ends_a_loop_of_tool_calls(
+    name: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TO_EXPERT, *[LOOKS_UP] * 40)
+    async with served_by(name) as served:
+        answer = await Caller(served).completion([user("Bonn?")], model="cities")
+
+    assert answer.choices[0].finish_reason == "length"
+    # The one of the desk, and possibly one that had begun.
+    assert 25 <= len(upstream.requests) <= 26
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens >= 25 * 7
+
+
 async def test_a_hanging_model_of_the_framework_does_not_outlive_the_turn(
     name: str, served_by: Any, upstream: FakeUpstream
 ) -> None:

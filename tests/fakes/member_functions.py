@@ -130,6 +130,11 @@ async def endless(messages: Sequence[Message], context: MemberContext) -> AsyncI
         yield "lorem ipsum " * 1000
 
 
+async def asker(messages: Sequence[Message], context: MemberContext) -> str:
+    """Make equal calls of a tool of the client."""
+    return " ".join(await asyncio.gather(*(context.call_tool("look_up", {"word": "a"}) for _ in range(3))))
+
+
 async def shortened(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
     """Answer with the beginning of a text that a filter or a limit ended, or hand over."""
     yield Incomplete("content_filter" if "filter" in context.text else "length")

@@ -89,8 +89,8 @@ class AgentFrameworkMember(FrameworkMember):
                         if not await outside.take(found):
                             yield found
                 response = await stream.get_final_response()
-        if response.usage_details:
-            yield _used(response)
+        if (used := calls.used(response.usage_details)) is not None:
+            yield used
         requests = [one for one in response.user_input_requests if one.type == _REQUEST]
         context.state = {
             "session": session.to_dict(),
@@ -252,6 +252,7 @@ class _Calls:
         self._pieces: dict[str, tuple[str, list[str]]] = {}
         self.open: list[list[str]] = []
         self.deferred = deferred
+        self._used = Usage()
         self.ends_with_text = False
         """Whether the last reply has text; then ``finish_reason`` is its finish reason."""
         self.finish_reason = ""
@@ -266,6 +267,9 @@ class _Calls:
                     found.append(content.text)
                 case "text_reasoning" if content.text:
                     found.append(Reasoning(content.text))
+                case "usage":
+                    if (used := self.used(content.usage_details)) is not None:
+                        found.append(used)
                 case "function_call":
                     self._add(content)
                 case "function_result":
@@ -281,6 +285,25 @@ class _Calls:
             self.finish_reason = update.finish_reason
             found += self._began()
         return found
+
+    def used(self, details: Any) -> ModelUsed | None:
+        """Return the model call since the last one; the framework adds up the usage of all calls of a run."""
+        total, known = _usage(details or {}), self._used
+        self._used = Usage(
+            prompt=max(total.prompt, known.prompt),
+            completion=max(total.completion, known.completion),
+            cached=max(total.cached, known.cached),
+        )
+        if self._used == known:
+            return None
+        return ModelUsed(
+            "agent-framework",
+            Usage(
+                prompt=self._used.prompt - known.prompt,
+                completion=self._used.completion - known.completion,
+                cached=self._used.cached - known.cached,
+            ),
+        )
 
     def _add(self, content: Any) -> None:
         if content.name and any(call[0] == content.call_id for call in self.open):
@@ -305,11 +328,9 @@ class _Calls:
         return [ToolBegan(call_id, name, arguments) for call_id, (name, arguments) in own.items()]
 
 
-def _used(response: Any) -> ModelUsed:
-    details = response.usage_details
-    usage = Usage(
+def _usage(details: Mapping[str, Any]) -> Usage:
+    return Usage(
         prompt=details.get("input_token_count") or 0,
         completion=details.get("output_token_count") or 0,
         cached=details.get("cache_read_input_token_count") or 0,
     )
-    return ModelUsed("agent-framework", usage)

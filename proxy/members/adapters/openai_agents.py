@@ -60,6 +60,8 @@ class OpenAIAgentsMember(FrameworkMember):
                 given if interrupted is None else interrupted,
                 # The context of an interrupted run is part of its state.
                 context=context if interrupted is None else None,
+                # The limits of the team apply. That of the SDK is 10 model calls, and an error.
+                max_turns=None,
                 # Traces are sent to OpenAI, with the content of the conversation.
                 run_config=RunConfig(
                     model_settings=ModelSettings(**self._settings(context), include_usage=True),

@@ -35,6 +35,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.run import AgentRunResultEvent
+from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_core import to_json
 
 from proxy.members.adapters.answer_events import incomplete
@@ -75,15 +76,13 @@ class PydanticAIMember(FrameworkMember):
         async with ExternalCalls(context) as outside:
             history = _history(context)
             deferred = await _deferred_results(history, context, outside)
-            run = _Run(context, external)
-            async with self._agent_run(context, history, deferred) as events:
+            run = _Run(external, _model_name(self._found))
+            async with self._agent_run(context, history, deferred, run.usage) as events:
                 async for event in events:
                     for found in run.read(event):
                         if not await outside.take(found):
                             yield found
         new = run.result.new_messages()
-        for used in _used(new):
-            yield used
         continues = deferred is not None
         if continues:
             new = [*chain.from_iterable(_stored(context.state)), *new]
@@ -98,7 +97,9 @@ class PydanticAIMember(FrameworkMember):
         for event in _incomplete(new):
             yield event
 
-    def _agent_run(self, context: MemberContext, history: list[ModelMessage], deferred: Any) -> Any:
+    def _agent_run(
+        self, context: MemberContext, history: list[ModelMessage], deferred: Any, usage: RunUsage
+    ) -> Any:
         return self._found.run_stream_events(
             message_history=history if deferred is not None else _closed(history),
             deferred_tool_results=deferred,
@@ -108,6 +109,9 @@ class PydanticAIMember(FrameworkMember):
             model_settings=self._settings(context) or None,
             deps=context if self._found.deps_type is MemberContext else None,
             capabilities=[ReinjectSystemPrompt()],
+            usage=usage,
+            # The limits of the team apply.
+            usage_limits=UsageLimits(request_limit=None),
         )
 
 
@@ -242,10 +246,14 @@ def _dump(messages: list[ModelMessage], *, continues: bool) -> Any:
 
 
 class _Run:
-    """Converts the events of a run."""
+    """Converts the events of a run. Pydantic AI adds each model call to ``usage`` before the events that follow it."""
 
-    def __init__(self, context: MemberContext, external: set[str]) -> None:
+    def __init__(self, external: set[str], model: str) -> None:
         self._external = external
+        self._model = model
+        self.usage = RunUsage()
+        self._calls = 0
+        self._reported = Usage()
         self.has_text = False
         self.result: Any = None
 
@@ -255,7 +263,31 @@ class _Run:
             self.result = event.result
         found = _events(event, self._external)
         self.has_text = self.has_text or any(isinstance(one, str) for one in found)
-        return found
+        return [*self._used(), *found]
+
+    def _used(self) -> list[MemberEvent]:
+        """Return the model calls since the last event."""
+        calls, usage = self.usage.requests - self._calls, self.usage
+        if calls <= 0:
+            return []
+        known = self._reported
+        self._calls = usage.requests
+        self._reported = Usage(
+            prompt=usage.input_tokens, completion=usage.output_tokens, cached=usage.cache_read_tokens
+        )
+        tokens = Usage(
+            prompt=self._reported.prompt - known.prompt,
+            completion=self._reported.completion - known.completion,
+            cached=self._reported.cached - known.cached,
+        )
+        return [ModelUsed(self._model, tokens), *[ModelUsed(self._model, Usage())] * (calls - 1)]
+
+
+def _model_name(agent: Any) -> str:
+    """Return the name of the agent's model, which can also be a text such as ``openai:gpt-5-mini``."""
+    model = agent.model
+    name = model.rpartition(":")[2] if isinstance(model, str) else getattr(model, "model_name", "")
+    return name or "pydantic-ai"
 
 
 def _external_tools(context: MemberContext) -> Any:
@@ -304,18 +336,3 @@ def _incomplete(messages: Sequence[ModelMessage]) -> list[MemberEvent]:
         # Pydantic AI adds it to a stream that ended without one.
         reason = None
     return incomplete(reason, is_reported=is_reported)
-
-
-def _used(messages: Sequence[ModelMessage]) -> list[ModelUsed]:
-    return [
-        ModelUsed(
-            message.model_name or "pydantic-ai",
-            Usage(
-                prompt=message.usage.input_tokens,
-                completion=message.usage.output_tokens,
-                cached=message.usage.cache_read_tokens,
-            ),
-        )
-        for message in messages
-        if isinstance(message, ModelResponse)
-    ]
