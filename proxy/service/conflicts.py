@@ -54,7 +54,7 @@ class Conflicts:
             if record is None:
                 return None
             if record.status != "running":
-                return self._existing.attach(record) if isinstance(found, Repetition) else None
+                return self._replayed(record) if isinstance(found, Repetition) else None
             if await self._orphaned.interrupt_if_lost(record):
                 continue
             replaced = await self._replace_left(request, record)
@@ -66,6 +66,12 @@ class Conflicts:
             # A client can send its next message before the server has noticed that it left.
             await asyncio.sleep(LEAVING_INTERVAL)
         return None
+
+    def _replayed(self, record: TurnRecord) -> TurnHandle:
+        """Attach to a completed turn. Its answer is read now, so the next equal request is another one."""
+        handle = self._existing.attach(record)
+        self._disconnected.watch_replay(record, handle.live)
+        return handle
 
     async def after_conflict(
         self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None, *, is_patient: bool

@@ -96,6 +96,27 @@ class _RemoteWatch:
         self.owner.withdraw_end(self.record.turn)
 
 
+@dataclass(eq=False, slots=True)
+class _ReplayWatch:
+    """The readers of a completed turn whose answer was not read before; ``live.watcher`` is this object."""
+
+    owner: DisconnectedTurns
+    key: int
+
+    def left(self, *, can_return: bool) -> None:
+        """Do nothing: the turn has ended."""
+
+    def returned(self) -> None:
+        """Do nothing: the turn has ended."""
+
+    async def store_departure(self) -> None:
+        """Do nothing: the turn has ended."""
+
+    def missed_end(self) -> None:
+        """Store that the answer was not read this time either."""
+        self.owner.withdraw_end(self.key)
+
+
 @dataclass(slots=True)
 class DisconnectedTurns:
     """The turns of this worker whose clients left, and the readers here of turns of other workers."""
@@ -136,6 +157,12 @@ class DisconnectedTurns:
         """Store that the clients here have left."""
         self._start(self._write_reader(record.turn, self.clock()), f"no reader of {record.id}")
 
+    def watch_replay(self, record: TurnRecord, live: LiveTurn) -> None:
+        """Store that a client reads the answer of a completed turn, which none has read before."""
+        if live.watcher is None:
+            live.watcher = _ReplayWatch(self, record.turn)
+        self._start(self._write_end(record.turn, None), "answer that is read")
+
     async def write_departure(self, watch: _Watch) -> None:
         """Write that the client of a turn left, if that is waiting to be written."""
         if watch not in self._unwritten or watch.left_at is None:
@@ -148,7 +175,7 @@ class DisconnectedTurns:
 
     def withdraw_end(self, turn: int) -> None:
         """Store that no client has read the answer of a turn to its end."""
-        self._start(self._write_missed_end(turn), "answer that was not read")
+        self._start(self._write_end(turn, self.clock()), "answer that was not read")
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -324,11 +351,11 @@ class DisconnectedTurns:
         except StoreUnavailable:
             logger.warning("failed to store the reader of a turn")
 
-    async def _write_missed_end(self, turn: int) -> None:
+    async def _write_end(self, turn: int, left_at: float | None) -> None:
         try:
-            await self.history.leave(turn, left_at=self.clock(), cancel_at=None)
+            await self.history.leave(turn, left_at=left_at, cancel_at=None)
         except StoreUnavailable:
-            logger.warning("failed to store that an answer was not read")
+            logger.warning("failed to store whether an answer was read")
 
     async def _has_ended(self, turn: int) -> bool:
         for _ in range(round(END_TIMEOUT / END_INTERVAL)):

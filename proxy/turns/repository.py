@@ -168,7 +168,7 @@ class TurnRepository(Protocol):
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
         """Store that the clients of a running turn left, or with None that one returned.
 
-        A completed turn has been left by a client that did not get its end.
+        A completed turn has been left by a client that did not get its end, until a client reads it again.
         """
         ...
 

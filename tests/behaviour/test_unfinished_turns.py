@@ -77,6 +77,18 @@ class Case:
         """Wait until this number of requests is in the queues."""
         await until(lambda: self.served.services.turns.queued == count)
 
+    async def is_read(self, turn_id: str) -> None:
+        """Wait until the server has stored that the answer was read."""
+        services = self.served.services
+        caller = services.keys.caller("Bearer test-key")
+        async with asyncio.timeout(5):
+            while True:
+                record = await services.history.turn(caller, turn_id)
+                assert record is not None
+                if record.left_at is None:
+                    return
+                await asyncio.sleep(0.01)
+
     async def left(self, turn_id: str, *, has_ended: bool) -> None:
         """Wait until the server has stored that the client left."""
         services = self.served.services
@@ -210,12 +222,14 @@ async def test_an_answer_that_was_not_read_is_given_to_the_same_request(
 
     body = {"model": "shop", "messages": messages, "stream": True}
     async with http(case.served) as client:
-        again = await client.post(
-            "/chat/completions", json=body, headers={**headers, "X-On-Disconnect": "detach"}
-        )
+        again = await client.post("/chat/completions", json=body, headers=headers)
+        await case.is_read(case.turn_id)
+        case.upstream.reply(text("Another."))
+        new = await client.post("/chat/completions", json=body, headers=headers)
 
     assert again.headers["x-conversation-match"] == "same-turn"
     assert (" refunded" in again.text, case.runs) == (True, 1)
+    assert new.headers["x-conversation-match"] != "same-turn"
 
 
 @pytest.mark.parametrize("place", [FRONTEND, NAMED], ids=["frontend", "named"])

@@ -31,7 +31,8 @@ PAID = [Item(CALL, "sales", visible=False), Item(ToolMessage("c1", "paid"), "sal
 
 async def test_a_left_turn_is_cancelled_unless_a_client_returns(history: TurnRepository) -> None:
     turn = (await history.begin(new_turn())).turn
-    other = (await history.begin(new_turn("conv_b"))).turn
+    others = new_turn("conv_b")
+    other, others_id = (await history.begin(others)).turn, others.id
 
     assert await history.attendance([turn, other, 99]) == {
         turn: Attendance(None, None, False),
@@ -62,7 +63,12 @@ async def test_a_left_turn_is_cancelled_unless_a_client_returns(history: TurnRep
     await history.leave(turn, left_at=None, cancel_at=None)
     record = await history.turn("alice", running.id)
     assert record is not None
-    assert record.left_at == 111.0
+    assert record.left_at is None
+    await history.finish(the_end(other, status="failed", is_history=False))
+    await history.leave(other, left_at=112.0, cancel_at=None)
+    failed = await history.turn("alice", others_id)
+    assert failed is not None
+    assert failed.left_at is None
 
 
 @pytest.mark.parametrize("ran_effects", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
 
@@ -20,13 +19,11 @@ class AttendanceStatements:
     def __init__(self, dialect: str) -> None:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
         running = update(turns).where(of.key == bindparam("turn"), IS_RUNNING)
-        times: dict[str, Any] = {"left_at": bindparam("left"), "cancel_at": bindparam("cancel")}
-        self._leave = running.values(times)
-        # A turn can end before it is stored that its client left: its answer has not been read.
-        self._miss = (
+        # A turn can be completed before it is stored that its client left: its answer has not been read.
+        self._leave = (
             update(turns)
             .where(of.key == bindparam("turn"), or_(IS_RUNNING, of.status == "completed"))
-            .values(times)
+            .values(left_at=bindparam("left"), cancel_at=bindparam("cancel"))
         )
         self._announce = running.values(reader_until=bindparam("until"))
         self._end = (
@@ -45,8 +42,7 @@ class AttendanceStatements:
         self, connection: Connection, turn: int, left_at: float | None, cancel_at: float | None
     ) -> None:
         """Store that clients left, or returned."""
-        statement = self._leave if left_at is None else self._miss
-        connection.execute(statement, {"turn": turn, "left": left_at, "cancel": cancel_at})
+        connection.execute(self._leave, {"turn": turn, "left": left_at, "cancel": cancel_at})
 
     def announce(self, connection: Connection, turn: int, until: float) -> None:
         """Store a reader of another worker."""

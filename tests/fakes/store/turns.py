@@ -338,8 +338,7 @@ class MemoryHistory:
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
         stored = self.turns.get(turn)
-        ends = ("running",) if left_at is None else ("running", "completed")
-        if stored is not None and stored.record.status in ends:
+        if stored is not None and stored.record.status in ("running", "completed"):
             stored.record = replace(stored.record, left_at=left_at, cancel_at=cancel_at)
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
