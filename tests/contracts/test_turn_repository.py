@@ -386,6 +386,47 @@ async def test_a_turn_whose_lease_ran_out_gives_its_key_up(
     assert not await history.finish(the_end(lost.turn))
 
 
+@pytest.mark.parametrize("is_together", [False, True])
+async def test_each_of_several_ends_keeps_what_it_should(history: TurnRepository, is_together: bool) -> None:
+    names = ("answered", "failed", "acted", "taken over")
+    begun = [
+        await history.begin(
+            new_turn(
+                f"conv_{name}", id=f"chatcmpl-{name}", idempotency_key=name, input_fingerprint=name.encode()
+            )
+        )
+        for name in names
+    ]
+    failure: dict[str, Any] = {"status": "failed", "is_history": False, "items": []}
+    ends = [
+        the_end(begun[0].turn, journal=b"[1]"),
+        the_end(begun[1].turn, keeps_key=False, journal=b"[2]", **failure),
+        the_end(begun[2].turn, keeps_key=True, ran_effects=True, is_found_by_input=True, **failure),
+        the_end(begun[3].turn, fence=1),
+    ]
+
+    if is_together:
+        reported = await asyncio.gather(*map(history.finish, ends))
+    else:
+        reported = [await history.finish(end) for end in ends]
+
+    assert reported == [True, True, True, False]
+    records = [await history.turn("alice", f"chatcmpl-{name}") for name in names]
+    assert [(record.status, record.journal, record.idempotency_key) for record in records if record] == [
+        ("completed", b"[1]", "answered"),
+        ("failed", b"[2]", None),
+        ("failed", b"", "acted"),
+        ("running", b"", "taken over"),
+    ]
+    found = [await history.find_by_input([name.encode()]) for name in names]
+    assert [[match.turn for match in matches] for matches in found] == [
+        [],
+        [],
+        [begun[2].turn],
+        [begun[3].turn],
+    ]
+
+
 async def test_history_keeps_its_key(history: TurnRepository) -> None:
     begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
     await history.finish(the_end(begun.turn))

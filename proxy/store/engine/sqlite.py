@@ -198,10 +198,10 @@ class _Threads:
                 self._check_committed(session)
             except BaseException as raised:  # noqa: BLE001 - raised to the waiter
                 error = unavailability(raised) or raised
-            # Reuse the connection after an error: opening another needs disk space, and the disk may be full.
-            if session is not None and _is_stuck(session):
-                session.connection.close()
-                session = None
+                # Reuse the connection after an error: opening another needs disk space, and the disk may be full.
+                if session is not None and _is_stuck(session):
+                    session.connection.close()
+                    session = None
         # The loop is closed when the program did not wait for its work.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._settle, future, result, error)
