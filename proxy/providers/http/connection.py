@@ -48,7 +48,9 @@ class Response:
         self.on_news: Callable[[], None] | None = None
         """Called when a part of the body, the end or a failure came, instead of completing a wait."""
         self.is_between_chunks = False
-        """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1); known only with ``on_news``."""
+        """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1)."""
+        self.observes_chunks = False
+        """Whether ``is_between_chunks`` is determined; only with ``on_news``."""
         self.on_body = self._body.append
         """Called by the parser with each piece of the body."""
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
@@ -156,10 +158,11 @@ class Response:
                 self._is_held_back = True
                 self._connection.hold_back()
         if (on_news := self.on_news) is not None:
-            pieces = self._body[before:]
-            self.is_between_chunks = data == b"".join(
-                [b"%b%b\r\n" % (size_line(len(piece)), piece) for piece in pieces]
-            )
+            if self.observes_chunks:
+                pieces = self._body[before:]
+                self.is_between_chunks = data == b"".join(
+                    [b"%b%b\r\n" % (size_line(len(piece)), piece) for piece in pieces]
+                )
             on_news()
         else:
             self.is_between_chunks = False

@@ -14,7 +14,8 @@ from functools import partial
 from proxy.events import TextBatch
 from proxy.providers.http.connection import HIGH_WATER, Response
 from proxy.providers.model import ModelDelta, Take
-from proxy.providers.openai.chunk_relay import chunk_relay
+from proxy.providers.openai.chunk_relay import chunk_relay, varying_chunk_relay
+from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm
@@ -62,6 +63,7 @@ class BatchDelivery:
         Raises:
             UpstreamFailed: The provider reported an error, or the data is invalid.
         """
+        self._response.observes_chunks = self._open_relay is not None
         self._response.on_news = partial(self._context.run, self._read)
         self._alarm.set(self._loop.time() + self._idle)
         try:
@@ -71,6 +73,7 @@ class BatchDelivery:
             self._close_relay()
             self._open_relay = None
             self._response.on_news = None
+            self._response.observes_chunks = self._response.is_between_chunks = False
             self._alarm.pause()
             if self._end.done() and not self._end.cancelled():
                 # A task that was cancelled in the meantime does not retrieve it.
@@ -101,7 +104,7 @@ class BatchDelivery:
             else:
                 self._bytes_left -= len(received)
                 self._alarm.deadline = self._loop.time() + self._idle
-                if received and self._attempts_left and self._response.is_between_chunks:
+                if received and response.is_between_chunks:
                     self._relay_next()
         except Exception as error:  # noqa: BLE001 - raised in the task that reads the answer
             end.set_exception(error)
@@ -109,23 +112,29 @@ class BatchDelivery:
     def _relay_next(self) -> None:
         """Let the next reads be passed on directly, if they can only have text and the turn has one reader."""
         frame, reader = self._reader.repeated_frame, self._reader
-        if frame is None or self._open_relay is None or not isinstance(reader, AnswerReader):
+        if frame is None or self._open_relay is None:
             return
         self._attempts_left -= 1
         relay = self._relay = self._open_relay()
+        if not self._attempts_left:
+            self._response.observes_chunks = self._response.is_between_chunks = False
         if relay is None:
             return
-        self._attempts_left = _ATTEMPTS
-        size = len(frame.head) + len(frame.tail)
 
         def record(texts: Sequence[str], times: Sequence[float]) -> None:
-            self._bytes_left -= sum(map(len, texts)) + size * len(texts)
+            self._attempts_left = _ATTEMPTS
+            self._response.observes_chunks = True
+            self._bytes_left -= sum(map(len, texts)) + frame.size * len(texts)
             reader.add_texts(texts)
 
         relay.add_record(record)
         relay.detach = self._detach
         most = min(_RELAYED_BYTES, self._bytes_left, reader.bytes_left)
-        direct = chunk_relay(frame, relay, self._alarm, self._idle, most, self._end.done)
+        alarm, idle, is_over = self._alarm, self._idle, self._end.done
+        if isinstance(frame, RepeatedFrame):
+            direct = chunk_relay(frame, relay, alarm, idle, most, is_over)
+        else:
+            direct = varying_chunk_relay(frame, relay, alarm, idle, most, is_over)
         self._response.process_directly(direct)
 
     def _detach(self) -> None:

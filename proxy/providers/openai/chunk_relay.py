@@ -7,9 +7,9 @@ as texts (``repeated_frame`` has the conditions on an event), and the HTTP parse
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from proxy.providers.openai.repeated_frame import RepeatedFrame
+from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame, plain_texts
 from proxy.providers.timeouts import Alarm
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chunk_sizes import known_lines, line_of_chunk
@@ -71,19 +71,46 @@ def chunk_relay(
             if not (line and chunk.startswith(line) and chunk.startswith(head, len(line))):
                 return False
             encoded.append(chunk[len(line) + head_size :])
-        try:
-            # No text has quotation marks, so that they separate texts.
-            joined = b'"'.join(encoded).decode()
-        except UnicodeDecodeError:
+        if rest or not _passed_on(encoded, relay):
             return False
-        several = joined.split('"')
-        if rest or len(several) != len(encoded) or "" in several:
-            return False
-        if "\\" in joined or not joined.isprintable() or not write(relay.between.join(encoded)):
-            return False
-        texts.extend(several)
-        times.extend([at := now()] * len(several))
-        alarm.deadline = at + idle
+        alarm.deadline = times[-1] + idle
         return True
 
     return pass_on
+
+
+def varying_chunk_relay(
+    frame: VaryingFrame,
+    relay: TextRelay,
+    alarm: Alarm,
+    idle: float,
+    max_bytes: int,
+    is_over: Callable[[], bool],
+) -> Direct:
+    """Return the same function for frames with a number or padding, which passes on reads of one chunk only."""
+    left = max_bytes
+
+    def pass_on(received: bytes) -> bool:
+        nonlocal left
+        left -= len(received)
+        line = known_lines.get(len(received)) or line_of_chunk(len(received))
+        if not line or left < 0 or is_over() or relay.is_reader_gone():
+            return False
+        if not (received.startswith(line) and received.endswith(b"\r\n")):
+            return False
+        encoded = frame.encoded(received, len(line), len(received) - len(b"\r\n"))
+        if encoded is None or not _passed_on(encoded, relay):
+            return False
+        alarm.deadline = relay.times[-1] + idle
+        return True
+
+    return pass_on
+
+
+def _passed_on(encoded: Sequence[bytes], relay: TextRelay) -> bool:
+    texts = plain_texts(encoded)
+    if texts is None or not relay.write(relay.between.join(encoded)):
+        return False
+    relay.texts.extend(texts)
+    relay.times.extend([asyncio.get_running_loop().time()] * len(texts))
+    return True

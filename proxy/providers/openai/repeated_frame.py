@@ -10,15 +10,23 @@ bytes has the same meaning apart from its text, so it is not parsed again. What 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from proxy.providers.openai.stream_chunk import Chunk
 
+SEARCHES = 8
+"""Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
+MAX_REPEATED = 256 * 1024
+"""Bytes of a read up to which it is compared with the frame; less than the limit of a line."""
 _KEY = b'"content"'
+_NUMBER = b'"sequence_number":'
+_PADDING = b'"obfuscation":"'
 
 
 class RepeatedFrame:
     """The bytes around the text of an event."""
 
-    __slots__ = ("_fixed", "_max_bytes", "head", "tail")
+    __slots__ = ("_max_bytes", "head", "size", "tail")
 
     def __init__(self, head: bytes, tail: bytes, max_bytes: int) -> None:
         """``max_bytes`` is the size up to which a network read is examined."""
@@ -26,7 +34,8 @@ class RepeatedFrame:
         """The bytes before the text."""
         self.tail = tail
         """The bytes behind it, with the end of the event."""
-        self._fixed = len(head) + len(tail)
+        self.size = len(head) + len(tail)
+        """Bytes of an event without its text."""
         self._max_bytes = max_bytes
 
     @classmethod
@@ -52,7 +61,7 @@ class RepeatedFrame:
         head, tail = self.head, self.tail
         if not (received.startswith(head) and received.endswith(tail)):
             return None
-        if not self._fixed < len(received) <= self._max_bytes:
+        if not self.size < len(received) <= self._max_bytes:
             return None
         try:
             middle = received[len(head) : -len(tail)].decode()
@@ -66,6 +75,107 @@ class RepeatedFrame:
             if '"' in middle or "" in texts:
                 return None
         return texts if "\\" not in middle and middle.isprintable() else None
+
+
+class VaryingFrame:
+    """The bytes around the text of an event with a number before it and padding behind it, which also change.
+
+    OpenAI numbers the events of the Responses API, and pads events to hide the length of their text (API reference,
+    ``sequence_number`` and ``obfuscation``). Neither has a meaning here.
+    """
+
+    __slots__ = ("_has_number", "_has_padding", "_head", "_max_bytes", "_middle", "_start", "_tail", "size")
+
+    def __init__(
+        self, parts: tuple[bytes, bytes, bytes, bytes], max_bytes: int, *, has_number: bool, has_padding: bool
+    ) -> None:
+        """``parts`` are before the number, the text, the padding, and at the end; empty where there is none."""
+        self._start, self._head, self._middle, self._tail = parts
+        self.size = sum(map(len, parts))
+        """Bytes of an event without what changes."""
+        self._has_number = has_number
+        self._has_padding = has_padding
+        self._max_bytes = max_bytes
+
+    @classmethod
+    def of(cls, name: bytes, data: bytes, text: str, key: bytes, max_bytes: int) -> VaryingFrame | None:
+        """Return the frame of an event, in which ``key`` with its quotation marks is the member with the text."""
+        if b"\\" in data or data.count(key) != 1 or data.count(_PADDING) > 1 or data.count(_NUMBER) > 1:
+            return None
+        encoded = text.encode("utf-8", "replace")
+        before, found, behind = data.partition(b'%b:"%b"' % (key, encoded))
+        if not found:
+            return None
+        start, has_number, head = before.rpartition(_NUMBER)
+        head = (head.lstrip(b"0123456789") if has_number else before) + key + b':"'
+        middle, has_padding, tail = behind.partition(_PADDING)
+        prefix = b"event: %b\ndata: " % name if name else b"data: "
+        if has_padding:
+            middle, tail = b'"' + middle + _PADDING, b'"' + tail.partition(b'"')[2] + b"\n\n"
+        else:
+            middle, tail = b'"' + behind + b"\n\n", b""
+        first, second = (prefix + start + _NUMBER, head) if has_number else (b"", prefix + head)
+        parts = (first, second, middle, tail)
+        return cls(parts, max_bytes, has_number=bool(has_number), has_padding=bool(has_padding))
+
+    def encoded(self, received: bytes, at: int, end: int) -> list[bytes] | None:
+        """Return the texts of the events in a part of ``received`` as they are there; None if it has anything else."""
+        start, head, middle, tail = self._start, self._head, self._middle, self._tail
+        found: list[bytes] = []
+        while at < end:
+            if self._has_number:
+                if not received.startswith(start, at):
+                    return None
+                at += len(start)
+                stop = received.find(b",", at)
+                if not received[at:stop].isdigit():
+                    return None
+                at = stop
+            if not received.startswith(head, at):
+                return None
+            at += len(head)
+            stop = received.find(b'"', at)
+            if not received.startswith(middle, stop):
+                return None
+            found.append(received[at:stop])
+            at = stop + len(middle)
+            if self._has_padding:
+                stop = received.find(b'"', at)
+                padding = received[at:stop]
+                if not received.startswith(tail, stop) or (padding and not padding.isalnum()):
+                    return None
+                at = stop + len(tail)
+        return found if at == end and found else None
+
+    def texts(self, received: bytes) -> list[str] | None:
+        """Return the texts of the events in ``received``; None if it has anything else, or an incomplete event."""
+        if len(received) > self._max_bytes:
+            return None
+        encoded = self.encoded(received, 0, len(received))
+        return plain_texts(encoded) if encoded is not None else None
+
+
+Frame = RepeatedFrame | VaryingFrame
+
+
+def plain_texts(encoded: Sequence[bytes]) -> list[str] | None:
+    """Return the texts of JSON strings without their quotation marks; None if one is empty, or could have escapes."""
+    try:
+        # No text has quotation marks, so that they separate texts.
+        joined = b'"'.join(encoded).decode()
+    except UnicodeDecodeError:
+        return None
+    texts = joined.split('"')
+    if len(texts) != len(encoded) or "" in texts or "\\" in joined or not joined.isprintable():
+        return None
+    return texts
+
+
+def frame_of(data: bytes, text: str, max_bytes: int) -> Frame | None:
+    """Return the frame of a chunk with this text (``delta.content``)."""
+    if _PADDING in data:
+        return VaryingFrame.of(b"", data, text, _KEY, max_bytes)
+    return RepeatedFrame.of(data, text, max_bytes)
 
 
 def has_only_text(chunk: Chunk) -> bool:

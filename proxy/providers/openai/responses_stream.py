@@ -7,19 +7,20 @@ that closes it. Reference: https://platform.openai.com/docs/api-reference/respon
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
-from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
+from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
 from proxy.messages import FinishReason, ProviderState, Usage
 from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import bounded_state
-from proxy.providers.openai.repeated_frame import RepeatedFrame
+from proxy.providers.openai.repeated_frame import MAX_REPEATED, SEARCHES, Frame, VaryingFrame
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
 from proxy.providers.openai.tool_call_assembler import CallAssembler, Ending
 from proxy.providers.sanitize import clean, without_nul
@@ -69,17 +70,55 @@ class ResponsesReader:
         self.may_continue = False
         """Never: the terminal event carries reason and usage at once."""
         self.is_finished = False
-        self.repeated_frame: RepeatedFrame | None = None
-        """Never: each event has another sequence number."""
+        self.repeated_frame: Frame | None = None
+        """The frame of a text, if nothing else of the answer is needed to read the next ones."""
+        self._last: tuple[_Event, bytes, bytes] | None = None
+        """The last event of the bytes that are parsed, its name and its data."""
+        self._searches_left = SEARCHES
 
-    def feed(self, received: bytes) -> list[ModelDelta]:
+    @property
+    def bytes_left(self) -> int:
+        """How many bytes of text the answer can still have."""
+        return self._max_answer_bytes - self._size
+
+    def add_texts(self, texts: Sequence[str]) -> None:
+        """Add texts of repeated frames that a relay has passed on."""
+        self._size += sum(map(len, texts))
+        self._searches_left = SEARCHES
+
+    def feed(self, received: bytes) -> Sequence[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows the terminal event is dropped.
 
         Raises:
             UpstreamFailed: The provider reported an error, or what came cannot be read. With deltas before it, it
                 is stored as ``failure`` instead.
         """
-        return self._read(self._events.feed(received))
+        if (
+            self.repeated_frame is not None
+            and len(received) <= self.bytes_left
+            and (texts := self.repeated_frame.texts(received)) is not None
+        ):
+            self.add_texts(texts)
+            batch = TextBatch(map(TextDelta, texts))
+            batch.texts = texts
+            return batch
+        self._last = None
+        deltas = self._read(self._events.feed(received))
+        self.repeated_frame = self._frame_of_next()
+        self._last = None
+        return deltas
+
+    def _frame_of_next(self) -> Frame | None:
+        """Return the frame that the next events may have; None if they need the parser."""
+        if self._last is None or not self._searches_left or not self._events.is_between_events:
+            return None
+        if self.is_finished or self.failure is not None:
+            return None
+        event, name, data = self._last
+        if event.type != "response.output_text.delta" or event.logprobs or not isinstance(event.delta, str):
+            return None
+        self._searches_left -= 1
+        return VaryingFrame.of(name, data, event.delta, b'"delta"', MAX_REPEATED) if event.delta else None
 
     def end(self) -> list[ModelDelta]:
         """Return the last deltas of a stream that is over.
@@ -114,11 +153,13 @@ class ResponsesReader:
     def _read(self, events: list[tuple[bytes, bytes]]) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
         try:
-            for _, data in events:
+            for name, data in events:
                 data = data.strip()
                 if not data or data == b"[DONE]":
                     continue
-                self._event(_decoded(data), data, deltas)
+                event = _decoded(data)
+                self._event(event, data, deltas)
+                self._last = event, name, data
                 if self.is_finished:
                     return deltas
             if self._events.is_over_limit:

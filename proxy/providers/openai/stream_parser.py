@@ -17,7 +17,7 @@ from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_of, finish_reason
 from proxy.providers.openai.provider_state import StateCollector
-from proxy.providers.openai.repeated_frame import RepeatedFrame, has_only_text
+from proxy.providers.openai.repeated_frame import MAX_REPEATED, SEARCHES, Frame, frame_of, has_only_text
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
     CallDelta,
@@ -33,11 +33,6 @@ from proxy.providers.openai.stream_chunk import (
 )
 from proxy.providers.openai.tool_call_assembler import CallAssembler
 from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
-
-_SEARCHES = 8
-"""Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
-_MAX_REPEATED = 256 * 1024
-"""Bytes of a read up to which it is compared with the frame; less than the limit of a line."""
 
 
 class AnswerReader:
@@ -88,10 +83,10 @@ class AnswerReader:
         """Whether the call arrives as ``function_call``."""
         self._last_chunk: Chunk | None = None
         """The last one of the bytes that are parsed."""
-        self._frame: RepeatedFrame | None = None
-        self._repeated: RepeatedFrame | None = None
+        self._frame: Frame | None = None
+        self._repeated: Frame | None = None
         """The frame, if the state of the answer allows to use it for the next bytes."""
-        self._searches_left = _SEARCHES
+        self._searches_left = SEARCHES
         self.failure: UpstreamFailed | None = None
         """Raised after the deltas that arrived with it, so that these are not lost."""
         self.has_said = False
@@ -104,7 +99,7 @@ class AnswerReader:
         return self._content.has_unopened_reasoning()
 
     @property
-    def repeated_frame(self) -> RepeatedFrame | None:
+    def repeated_frame(self) -> Frame | None:
         """The frame of a text, if nothing else of the answer is needed to read the next ones."""
         return self._repeated
 
@@ -117,7 +112,7 @@ class AnswerReader:
         """Add texts of repeated frames that a relay has passed on."""
         self._size += sum(map(len, texts))
         self._content.pieces += texts
-        self._searches_left = _SEARCHES
+        self._searches_left = SEARCHES
 
     @property
     def may_continue(self) -> bool:
@@ -147,7 +142,7 @@ class AnswerReader:
         self._data = b""
         return deltas
 
-    def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> RepeatedFrame | None:
+    def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> Frame | None:
         """Return the frame that the next events may have; None if they need the parser."""
         chunk, self._last_chunk = self._last_chunk, None
         is_text = self._content.is_plain and self._has_only_whole and self._reason is None
@@ -155,7 +150,7 @@ class AnswerReader:
             return None
         if chunk is not None and self._searches_left and deltas and type(last := deltas[-1]) is TextDelta:
             self._searches_left -= 1
-            found = RepeatedFrame.of(self._data, last.text, _MAX_REPEATED) if has_only_text(chunk) else None
+            found = frame_of(self._data, last.text, MAX_REPEATED) if has_only_text(chunk) else None
             self._frame = found or self._frame
         return self._frame
 

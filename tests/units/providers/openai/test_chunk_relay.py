@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from proxy.messages import Usage
 from proxy.providers.http.connection import Connection, Owner
 from proxy.providers.model import ModelDelta, ModelRequest, forward_of
 from proxy.providers.openai.answer import Accepted, ProviderAnswer
+from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import ModelLimits
 from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
@@ -111,7 +112,13 @@ class Receiver:
         self._result.relayed += len(texts)
 
 
-async def answer_of(reads: Sequence[bytes], *, has_relay: bool, limits: ModelLimits | None = None) -> Result:
+async def answer_of(
+    reads: Sequence[bytes],
+    *,
+    has_relay: bool,
+    limits: ModelLimits | None = None,
+    make_reader: Callable[..., AnswerReader | ResponsesReader] = AnswerReader,
+) -> Result:
     """Let a provider send an answer in these reads; return what the client and the log got."""
     result, live, client = Result(), LiveTurn("t", began=1.0), FakeConnection()
     provider = Connection(Owner())
@@ -126,7 +133,7 @@ async def answer_of(reads: Sequence[bytes], *, has_relay: bool, limits: ModelLim
     receiver = Receiver(live, result)
 
     async def send(request: ModelRequest) -> Accepted:
-        return Accepted(response, AnswerReader)
+        return Accepted(response, make_reader)
 
     async def ask() -> None:
         call = ProviderAnswer(
@@ -178,46 +185,127 @@ def chunks_of(body: bytes) -> Iterator[bytes]:
         body = rest[size + 2 :]
 
 
-def event(delta: dict[str, Any] | str, reason: str | None = None, **members: Any) -> bytes:
-    if isinstance(delta, str):
-        delta = {"content": delta}
-    choice = {"index": 0, "delta": delta, "finish_reason": reason}
-    chunk = {"id": "chatcmpl-x", "choices": [choice], **members}
-    return b"data: %b\n\n" % json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def chunk(*events: bytes, form: str = "%x") -> bytes:
     data = b"".join(events)
     return (form % len(data)).encode() + b"\r\n" + data + b"\r\n"
+
+
+def packed(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def event(delta: dict[str, Any] | str, reason: str | None = None, **members: Any) -> bytes:
+    """Return a chunk of a chat completion."""
+    if isinstance(delta, str):
+        delta = {"content": delta}
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return b"data: %b\n\n" % packed({"id": "chatcmpl-x", "choices": [choice], **members})
 
 
 START = chunk(event({"role": "assistant", "content": ""})) + chunk(event("Hello"))
 END = chunk(event({}, "stop"), b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
-def some_reads(draw: random.Random) -> list[bytes]:
+class Chat:
+    """Events of chat completions."""
+
+    make_reader: Callable[..., AnswerReader | ResponsesReader] = AnswerReader
+
+    def __init__(self, draw: random.Random) -> None:
+        self._draw = draw
+
+    @property
+    def start(self) -> bytes:
+        return START
+
+    @property
+    def end(self) -> bytes:
+        return END
+
+    def text(self, text: str) -> bytes:
+        return event(text)
+
+    def other(self) -> bytes:
+        return self._draw.choice(
+            [
+                event({"reasoning_content": "hm"}),
+                event("y", usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}),
+                event("z", note=1),
+            ]
+        )
+
+
+class PaddedChat(Chat):
+    """The same with padding of another length in each, as OpenAI's have it."""
+
+    def text(self, text: str) -> bytes:
+        return event(text, obfuscation=padding(self._draw))
+
+
+class Responses(Chat):
+    """Events of the Responses API."""
+
+    make_reader = ResponsesReader
+    number = 8
+
+    @property
+    def start(self) -> bytes:
+        return chunk(self.text("Hello"))
+
+    @property
+    def end(self) -> bytes:
+        response = {"status": "completed", "output": []}
+        return chunk(self.event("response.completed", response=response)) + b"0\r\n\r\n"
+
+    def text(self, text: str) -> bytes:
+        return self.event(
+            "response.output_text.delta",
+            item_id="msg_1",
+            output_index=0,
+            content_index=0,
+            delta=text,
+            logprobs=[],
+            obfuscation=padding(self._draw),
+        )
+
+    def other(self) -> bytes:
+        text = "response.output_text.delta"
+        return self._draw.choice(
+            [
+                self.event("response.reasoning_summary_text.delta", delta="hm", output_index=0),
+                self.event(text, item_id="msg_2", output_index=1, content_index=0, delta="x", logprobs=[]),
+                self.event(text, output_index=0, delta="x", logprobs=[{"token": "x", "logprob": -1.0}]),
+                self.event("response.unknown", delta="x"),
+            ]
+        )
+
+    def event(self, kind: str, **members: Any) -> bytes:
+        self.number += 1
+        data = {"type": kind, "sequence_number": self.number, **members}
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), packed(data))
+
+
+def padding(draw: random.Random) -> str:
+    return "".join(draw.choices("abcXYZ123", k=draw.randint(0, 20)))
+
+
+def some_reads(draw: random.Random, form: Chat) -> list[bytes]:
     """Return an answer of many texts and some other events, cut in some way."""
-    reads = [START]
+    reads = [form.start]
     for _ in range(draw.randint(5, 60)):
         read = b""
         for _ in range(draw.choice([1, 1, 1, 2, 7])):
-            pieces = [event(draw.choice(TEXTS)) for _ in range(draw.choice([1, 1, 1, 1, 3]))]
-            match draw.randint(0, 30):
-                case 0:
-                    pieces.append(b": ping\n\n")
-                case 1:
-                    pieces = [event({"reasoning_content": "hm"})]
-                case 2 | 3:
-                    pieces = [event(draw.choice(OTHERS))]
-                case 4:
-                    pieces = [
-                        event("y", usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
-                    ]
-                case _:
-                    pass
+            pieces = [form.text(draw.choice(TEXTS)) for _ in range(draw.choice([1, 1, 1, 1, 3]))]
+            kind = draw.randint(0, 30)
+            if kind == 0:
+                pieces.append(b": ping\n\n")
+            elif kind in (1, 2):
+                pieces = [form.other()]
+            elif kind in (3, 4):
+                pieces = [form.text(draw.choice(OTHERS))]
             read += chunk(*pieces, form="%X" if draw.random() < 0.03 else "%x")
         reads.append(read)
-    reads.append(END)
+    reads.append(form.end)
     if draw.random() < 0.3:
         whole = b"".join(reads)
         cuts = sorted(draw.sample(range(1, len(whole)), 12))
@@ -229,17 +317,49 @@ def some_reads(draw: random.Random) -> list[bytes]:
     return reads
 
 
-@pytest.mark.parametrize("seed", range(60))
-async def test_response_and_log_are_the_same(seed: int) -> None:
-    reads = some_reads(random.Random(seed))
+@pytest.mark.parametrize("form", [Chat, PaddedChat, Responses])
+@pytest.mark.parametrize("seed", range(40))
+async def test_response_and_log_are_the_same(seed: int, form: type[Chat]) -> None:
+    draw = random.Random(seed)
+    reads = some_reads(draw, form(draw))
 
-    usual = await answer_of(reads, has_relay=False)
-    relayed = await answer_of(reads, has_relay=True)
+    usual = await answer_of(reads, has_relay=False, make_reader=form.make_reader)
+    relayed = await answer_of(reads, has_relay=True, make_reader=form.make_reader)
 
     assert relayed.body == usual.body
     assert relayed.events == usual.events
     assert "".join(relayed.deltas) == "".join(usual.deltas)
     assert usual.relayed == 0
+
+
+@pytest.mark.parametrize("form", [Chat, PaddedChat, Responses])
+@pytest.mark.parametrize("seed", range(40))
+def test_deltas_are_those_of_a_reader_that_parses_each_event(seed: int, form: type[Chat]) -> None:
+    draw = random.Random(seed)
+    events = [form(draw).text("Hello")]
+    reading = form(draw)
+    for _ in range(40):
+        kind = draw.randint(0, 12)
+        text = draw.choice(OTHERS if kind == 1 else TEXTS)
+        events.append(reading.other() if kind == 0 else reading.text(text))
+    reader, parser = (form.make_reader(provider="", max_answer_bytes=10_000) for _ in range(2))
+
+    while events:
+        count = draw.choice([1, 1, 2, 5])
+        deltas = reader.feed(b"".join(events[:count]))
+        # With a comment before each event, the bytes are not those of a repeated one.
+        assert [*deltas] == [*parser.feed(b"".join(b": \n\n" + one + b": \n" for one in events[:count]))]
+        del events[:count]
+
+
+@pytest.mark.parametrize("form", [PaddedChat, Responses])
+async def test_text_with_padding_is_passed_on(form: type[Chat]) -> None:
+    events = form(random.Random(1))
+    reads = [events.start, *(chunk(events.text(f" word {number}")) for number in range(300)), events.end]
+
+    result = await answer_of(reads, has_relay=True, make_reader=form.make_reader)
+
+    assert 290 <= result.relayed < 300
 
 
 async def test_text_that_arrives_alone_is_passed_on() -> None:

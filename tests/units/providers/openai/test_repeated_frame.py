@@ -12,7 +12,7 @@ import pytest
 
 from proxy.errors import UpstreamFailed
 from proxy.providers.model import ModelDelta
-from proxy.providers.openai.repeated_frame import RepeatedFrame, has_only_text
+from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame, has_only_text
 from proxy.providers.openai.stream_chunk import decoded
 from proxy.providers.openai.stream_parser import AnswerReader
 
@@ -232,3 +232,78 @@ def test_the_deltas_are_those_of_the_parser(seed: int) -> None:
     if limit > 20:
         assert read(reads, max_answer_bytes=limit) == parsed
     assert read(events, max_answer_bytes=limit) == parsed
+
+
+def padded(number: object = 4, text: str = "x", padding: str = "a1", **members: Any) -> bytes:
+    data = {"type": "text", "sequence_number": number, "item_id": "i", "delta": text, **members}
+    return packed({**data, "obfuscation": padding})
+
+
+def named(data: bytes) -> bytes:
+    return b"event: text\ndata: %b\n\n" % data
+
+
+def varying_frame(data: bytes) -> VaryingFrame | None:
+    return VaryingFrame.of(b"text", data, "x", b'"delta"', 10_000)
+
+
+def test_number_and_padding_of_an_event_are_skipped() -> None:
+    frame = varying_frame(padded())
+    assert frame is not None
+
+    assert frame.texts(named(padded(123, "ü", ""))) == ["ü"]
+    assert frame.texts(named(padded(5, " one")) + named(padded(6, " two", "abc"))) == [" one", " two"]
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(named(padded(5))[:-1], id="incomplete"),
+        pytest.param(named(padded(5)) + b": ping\n\n", id="comment"),
+        pytest.param(padded(5), id="only data"),
+        pytest.param(named(padded("5")), id="number as text"),
+        pytest.param(named(padded(-5)), id="negative number"),
+        pytest.param(named(padded(5, "")), id="empty text"),
+        pytest.param(named(padded(5, 'a"b')), id="escaped text"),
+        pytest.param(named(padded(5, "x", "a\\")), id="escaped padding"),
+        pytest.param(named(padded(5, "x", "ü")), id="other padding"),
+        pytest.param(named(padded(5, logprobs=[1])), id="another member"),
+        pytest.param(named(padded(5)).replace(b'"x"', b'"\xff"'), id="not UTF-8"),
+        pytest.param(named(padded(5, "x" * 10_000)), id="too long"),
+    ],
+)
+def test_an_event_that_differs_otherwise_has_no_text(received: bytes) -> None:
+    frame = varying_frame(padded())
+    assert frame is not None
+    assert frame.texts(received) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(packed({"delta": "x", "obfuscation": "a", "sequence_number": 4}), id="number behind"),
+        pytest.param(packed({"obfuscation": "a", "delta": "x"}), id="padding before"),
+    ],
+)
+def test_members_in_another_order_are_part_of_the_frame(data: bytes) -> None:
+    frame = varying_frame(data)
+
+    assert frame is not None
+    assert frame.texts(named(data)) == ["x"]
+    assert frame.texts(named(data.replace(b'"a"', b'"b"').replace(b":4", b":5"))) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(padded(text="y"), id="another text"),
+        pytest.param(padded(note="\\"), id="an escape"),
+        pytest.param(padded(other={"delta": "x"}), id="two texts"),
+        pytest.param(padded(other={"sequence_number": 1}), id="two numbers"),
+        pytest.param(padded(other={"obfuscation": "x"}), id="two paddings"),
+        pytest.param(json.dumps({"delta": "x"}).encode(), id="blanks"),
+    ],
+)
+def test_a_varying_frame_that_cannot_be_determined_is_none(data: bytes) -> None:
+    assert varying_frame(data) is None

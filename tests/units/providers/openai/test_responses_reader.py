@@ -29,7 +29,7 @@ def done(*output: Any, **more: Any) -> dict[str, Any]:
 
 
 def read(*events: Any) -> list[ModelDelta]:
-    return reader().feed(sse(*events))
+    return [*reader().feed(sse(*events))]
 
 
 TEXT = "response.output_text.delta"
