@@ -40,6 +40,7 @@ from proxy.messages import (
     Usage,
 )
 from proxy.providers.model import (
+    NO_STATES,
     Finished,
     ModelDelta,
     ModelRequest,
@@ -154,6 +155,8 @@ async def _stream_reply(
             async for batch in batches:
                 if not receiver.take(batch):
                     await state.sink.drain()
+                # Not held while the next ones are waited for.
+                del batch
                 while forward is not None and not await forward(receiver.take, receiver.open_relay):
                     await state.sink.drain()
     except ContextLengthExceeded as failure:
@@ -349,8 +352,8 @@ def _request(
         parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
         team=state.team,
         agent=agent.name,
-        states=provider_states(with_state) if with_state else {},
-        text_states=text_states(with_state) if with_state else {},
+        states=provider_states(with_state) if with_state else NO_STATES,
+        text_states=text_states(with_state) if with_state else NO_STATES,
         requested=_requested(turn),
         is_strict=turn.is_strict,
         cacheable=cacheable,

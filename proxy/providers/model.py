@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -53,6 +54,11 @@ class CacheableLayout:
         return any(isinstance(message, SystemMessage) for message in self.messages[1:])
 
 
+# Shared: a request exists as long as its answer, and most have neither.
+NO_STATES: Mapping[Any, ProviderState] = MappingProxyType({})
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
 class ModelRequest(Struct, frozen=True):
     """One model call.
 
@@ -67,9 +73,9 @@ class ModelRequest(Struct, frozen=True):
     parameters: Parameters = field(default_factory=Parameters)
     team: str = ""
     agent: str = ""
-    states: Mapping[str, ProviderState] = field(default_factory=dict)
+    states: Mapping[str, ProviderState] = field(default_factory=lambda: NO_STATES)
     """Provider state of assistant messages, by the id of the first tool call of each."""
-    text_states: Mapping[int, ProviderState] = field(default_factory=dict)
+    text_states: Mapping[int, ProviderState] = field(default_factory=lambda: NO_STATES)
     """Provider state of assistant messages without calls, by ``id()`` of the message."""
     requested: frozenset[str] = frozenset()
     """Names of the parameters that the caller set; the others come from the team file."""
@@ -78,7 +84,7 @@ class ModelRequest(Struct, frozen=True):
     with ``ParametersIgnored``."""
     cacheable: CacheableLayout | None = None
     """The same request in a form that keeps the provider's prompt cache, for models that accept it."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
     """Headers of this request, for models over HTTP."""
     allowed_tools: Sequence[str] = ()
     """The names of ``tools`` that may be called; empty for all."""

@@ -268,7 +268,11 @@ async def stream(
                 if is_last:
                     return not monitor.is_disconnected()
                 # A disconnect during a send does not wake the reader, so check before waiting.
-                entries = () if monitor.is_disconnected() else await reader.next(take, open_relay)
+                if monitor.is_disconnected():
+                    return False
+                # Not held during the wait.
+                body, entries = b"", ()
+                entries = await reader.next(take, open_relay)
                 if monitor.is_disconnected():
                     return False
                 body = b"".join(map(encoder.encode, entries))

@@ -9,7 +9,8 @@ tool; the handoff extension reports them in separate chunks and on the last chun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from proxy.events import (
     AgentSpeaking,
@@ -80,15 +81,10 @@ class ChunkEncoder:
         """The chunk with the role had null content; if no other output follows, the content is an empty string."""
         self._open_call: int | None = None
         self._called = False
-        tail = b',"usage":null}' if options.include_usage else b"}"
-        empty = b'{"content":[],"refusal":null}' if options.logprobs else b"null"
         self._head = _head(options) + b',"choices":[{"index":0,"delta":'
-        self._tail = b',"logprobs":null,"finish_reason":null}]' + tail
-        self._first_tail = b',"logprobs":' + empty + b',"finish_reason":null}]' + tail
-        self._logprobs_tail = b',"finish_reason":null}]' + tail
-        self._finish = b',"logprobs":null,"finish_reason":"%b"}]' + tail
         self._text_head = self._head + b'{"content":'
-        self._text_tail = b"}" + self._tail + b"\n\n"
+        self._tails = _tails(has_usage=options.include_usage, has_logprobs=options.logprobs)
+        self._text_tail = self._tails.text
 
     def encode(self, entry: Entry) -> bytes:
         """Return the complete frames of one entry; often empty."""
@@ -208,10 +204,10 @@ class ChunkEncoder:
         delta = {"role": "assistant", "content": content}
         if content is not None or refusal is not None:
             delta["refusal"] = refusal
-        return [self._head + encode(delta) + self._first_tail]
+        return [self._head + encode(delta) + self._tails.first]
 
     def _chunk(self, delta: Delta) -> bytes:
-        return self._head + encode(delta) + self._tail
+        return self._head + encode(delta) + self._tails.frame
 
     def _text(self, event: TextDelta) -> bytes:
         delta = Delta(content=self._joints.join(event.text))
@@ -226,7 +222,7 @@ class ChunkEncoder:
         return self._with_logprobs(delta, Logprobs(None, event.logprobs))
 
     def _with_logprobs(self, delta: Delta, logprobs: Logprobs) -> bytes:
-        return b"".join((self._head, encode(delta), b',"logprobs":', encode(logprobs), self._logprobs_tail))
+        return b"".join((self._head, encode(delta), b',"logprobs":', encode(logprobs), self._tails.logprobs))
 
     def _call(self, event: ClientToolCall) -> list[bytes]:
         self._called = True
@@ -262,7 +258,7 @@ class ChunkEncoder:
         frames = []
         if self._needs_content and not (self._joints.has_text or self._refused or self._called):
             frames.append(self._chunk(Delta(content="")))
-        finish = self._head + b"{}" + self._finish % reason.encode()
+        finish = self._head + b"{}" + self._tails.finish % reason.encode()
         summary = self._extension.summary(closing) if self._extension is not None else None
         if summary is not None:
             finish = b'%b,"handoff":%b}' % (finish[:-1], encode(summary))
@@ -281,6 +277,34 @@ class ChunkEncoder:
         if note.status is not None:
             chunk = b'%b,"event":%b' % (chunk, encode(note.status))
         return chunk + b"}"
+
+
+class _Tails(NamedTuple):
+    """The ends of chunks."""
+
+    first: bytes
+    """Of the chunk with the role."""
+    frame: bytes
+    text: bytes
+    """With the end of the delta and of the frame."""
+    logprobs: bytes
+    """After ``logprobs``."""
+    finish: bytes
+    """With a place for the finish reason."""
+
+
+@cache
+def _tails(*, has_usage: bool, has_logprobs: bool) -> _Tails:
+    end = b',"usage":null}' if has_usage else b"}"
+    empty = b'{"content":[],"refusal":null}' if has_logprobs else b"null"
+    frame = b',"logprobs":null,"finish_reason":null}]' + end
+    return _Tails(
+        first=b',"logprobs":' + empty + b',"finish_reason":null}]' + end,
+        frame=frame,
+        text=b"}" + frame + b"\n\n",
+        logprobs=b',"finish_reason":null}]' + end,
+        finish=b',"logprobs":null,"finish_reason":"%b"}]' + end,
+    )
 
 
 def _head(options: AnswerOptions) -> bytes:
