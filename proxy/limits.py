@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from proxy.errors import ConfigurationError, RateLimitExceeded, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -26,8 +28,7 @@ REDIS_TIMEOUT = 2.0
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimits:
+class RateLimits(Struct, frozen=True):
     """Limits of a caller per minute; None stands for unlimited."""
 
     requests: int | None = None

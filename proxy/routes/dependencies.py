@@ -230,10 +230,12 @@ def authenticate(scope: Scope, services: Services) -> str:
     Raises:
         Unauthorized: The request has no valid key.
     """
-    state = scope.setdefault("state", {})
-    caller: str | None = state.get("caller")
-    if caller is None:
-        caller = state["caller"] = services.keys.caller(authorization_of(scope))
+    caller: str
+    try:
+        caller = scope["state"]["caller"]
+    except KeyError:
+        caller = services.keys.caller(authorization_of(scope))
+        scope.setdefault("state", {})["caller"] = caller
     return caller
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import structs
 from starlette.types import Message
 
 from proxy.errors import ProxyError
@@ -42,7 +43,9 @@ class QueuedStream:
     @property
     def connection(self) -> ClientConnection:
         """The connection for the rest of the response."""
-        return replace(self._connection, send=self._send_rest) if self._has_started else self._connection
+        return (
+            structs.replace(self._connection, send=self._send_rest) if self._has_started else self._connection
+        )
 
     @property
     def framing(self) -> Framing:

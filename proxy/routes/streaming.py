@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
@@ -61,8 +62,7 @@ SSE = Framing(STREAM_HEADERS, sse.PING)
 SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientConnection:
+class ClientConnection(Struct, frozen=True):
     """The ASGI arguments of one request."""
 
     scope: Scope
