@@ -9,6 +9,8 @@ import httpx
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of a response, and of each event of a stream."""
+_MAX_LINES = 10_000
+"""Lines of an event. Packages read it line by line, which takes seconds for millions of short ones."""
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
 _TAIL = 3
 """Bytes of a blank line that the network can cut off."""
@@ -40,16 +42,18 @@ class _BoundedStream(httpx.AsyncByteStream):
         self._is_events = is_events
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size, tail = 0, b""
+        size, lines, tail = 0, 0, b""
         async for received in self._stream:
             size += len(received)
             if self._is_events:
                 searched = tail + received
                 ends = [one.end() for one in _BLANK_LINE.finditer(searched)]
                 if ends:
-                    size = len(searched) - ends[-1]
+                    size, lines = len(searched) - ends[-1], searched.count(b"\n", ends[-1])
+                else:
+                    lines += received.count(b"\n")
                 tail = searched[-_TAIL:]
-            if size > MAX_BYTES:
+            if size > MAX_BYTES or lines > _MAX_LINES:
                 raise httpx.ReadError("the response is too large", request=self._request)
             yield received
 
