@@ -8,8 +8,7 @@ from pathlib import Path
 
 RARELY_NEEDED = (
     "PIL._imaging", "aiohttp", "alembic", "google.protobuf.descriptor", "html.entities", "idna.core", "jsonschema_rs",
-    "limits", "mako", "mcp", "prometheus_client", "pydantic.v1", "pydantic_settings", "redis",
-    "sqlalchemy.dialects.postgresql",
+    "limits", "mako", "mcp", "prometheus_client", "pydantic.v1", "redis", "sqlalchemy.dialects.postgresql",
     "sqlalchemy.orm", "websockets",
 )  # fmt: skip
 
