@@ -213,6 +213,9 @@ class ServerCalls:
                 if turn.progress is not None:
                     await turn.progress.store(turn.agent, turn.items_so_far())
             turn.ran_effects = True
+            # The client can have left during that write, and a repetition of its request may have begun before the
+            # write was visible.
+            await state.sink.attended()
 
         def on_started(index: int) -> None:
             call, prepared = runnable[index]

@@ -15,17 +15,17 @@ from proxy.messages import Item, Usage, UserMessage
 from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.contract import Sink, TeamOutcome
 from proxy.turns.live import StopReason
-from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, TurnEnd
+from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, Progress, TurnEnd
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.turns.turn import Turn
 from proxy.wire.chat.completion import AnswerOptions, encode_options
 from proxy.wire.chat.stream import ChunkEncoder
 from tests.cycles import found_cycles
-from tests.fakes.models import ScriptedModel, says
+from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.turns import MemoryHistory
-from tests.fakes.teams import agent, team_of
+from tests.fakes.teams import FixedTool, agent, team_of
 from tests.fakes.turn_records import new_turn, the_end
 
 
@@ -194,6 +194,33 @@ async def test_turn_fails_if_its_lease_expired_before_finish() -> None:
         stored = (await other.attach("c", lost.turn_id, is_observer=is_observer)).live.entries[-1].event
         assert isinstance(stored, Failed)
         assert stored.code == "turn_lease_lost"
+
+
+async def test_a_tool_with_effects_does_not_start_if_the_client_left_while_that_was_stored() -> None:
+    storing, stored = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryHistory):
+        async def store_progress(self, turn: int, progress: Progress) -> None:
+            storing.set()
+            await stored.wait()
+            await super().store_progress(turn, progress)
+
+    history, refund = Slow(), FixedTool("refund", has_effects=True)
+    model = ScriptedModel(calls(("refund", "{}")), says("Refunded."))
+    team = await team_of(agent("triage", model, tools=[refund]))
+    approvals, policy = MemoryApprovals(history), Policy(disconnect_grace=30.0)
+    service = TurnService(OneTeam(team), history, approvals=approvals, policy=policy, clock=Clock())
+    opened = await service.open(ASK)
+    await storing.wait()
+
+    opened.live.on_client_disconnect()
+    stored.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert refund.calls == []
+
+    assert isinstance(await end_of(opened), Completed)
+    assert len(refund.calls) == 1
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["new conversation", "known conversation"])
