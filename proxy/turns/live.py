@@ -347,7 +347,8 @@ class LiveTurn:
     @property
     def entries(self) -> Sequence[Entry]:
         """The entries in memory; the sequence grows while the turn runs."""
-        self.close_relay()
+        if self._relay is not None:
+            self.close_relay()
         return self._log
 
     def position_before(self, index: int) -> int | None:
@@ -359,7 +360,8 @@ class LiveTurn:
 
     def entries_after(self, position: int) -> Sequence[Entry] | None:
         """Return the entries after ``position``; None if some of them were trimmed."""
-        self.close_relay()
+        if self._relay is not None:
+            self.close_relay()
         return self._log[position - self._dropped :] if position >= self._dropped else None
 
     async def stored_after(self, position: int) -> Sequence[Entry] | None:
@@ -397,12 +399,14 @@ class LiveTurn:
 
     def reader(self, after: int = 0, *, is_observer: bool = False) -> EventLogReader:
         """Return a reader of the entries after position ``after``."""
-        self.close_relay()
+        if self._relay is not None:
+            self.close_relay()
         return EventLogReader(self, min(after, self.length), is_observer=is_observer)
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""
-        self.close_relay()
+        if self._relay is not None:
+            self.close_relay()
         self._readers += (reader,)
         self.hold()
         if self.watcher is not None and not reader.is_observer:
@@ -410,7 +414,8 @@ class LiveTurn:
 
     def leave(self, reader: EventLogReader) -> None:
         """Remove a reader."""
-        self.close_relay()
+        if self._relay is not None:
+            self.close_relay()
         self._readers = tuple(one for one in self._readers if one is not reader)
         self.release()
         self.wake_writer()
