@@ -357,7 +357,7 @@ class Registry:
 
 
 def _pinned(team: AgentTeam, snapshot: str) -> AgentTeam:
-    team.facts = dataclasses.replace(team.facts, snapshot=snapshot)
+    team.snapshot = snapshot
     return team
 
 

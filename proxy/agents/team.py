@@ -51,8 +51,6 @@ class TeamFacts:
     busy: Literal["reject", "queue", "interrupt"] | None = None
     steps: tuple[str, ...] = ()
     prompt_cache: bool = False
-    snapshot: str | None = None
-    """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
@@ -94,7 +92,7 @@ class AgentTeam:
         """The time limit of a turn in seconds, if the team sets one."""
         self.steps = facts.steps
         """The agents of a typical turn in order, for progress; empty if the team does not declare them."""
-        self.snapshot = facts.snapshot
+        self.snapshot: str | None = None
         """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
         self.on_disconnect = facts.on_disconnect
         """What happens to a turn if the client disconnects; None if the team does not set it."""
