@@ -41,6 +41,7 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK | os.X_OK):
 # The objects of imports and of test collection live until the end. Garbage collection over them takes a tenth of the
 # total test time, so they are frozen: after the collection of the tests, and after each module, which imports more.
 gc.disable()
+gc.set_threshold(10_000, 10, 10)  # those of the server
 
 SERVER = os.environ.get("HANDOFF_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]

@@ -35,6 +35,7 @@ def upstream_of_tab(tab: tuple[Visitor, PageUpstream]) -> PageUpstream:
     """The provider of the server, without the requests and replies of earlier tests."""
     upstream = tab[1]
     upstream.forget()
+    upstream.titles.clear()
     return upstream
 
 
@@ -42,7 +43,10 @@ def upstream_of_tab(tab: tuple[Visitor, PageUpstream]) -> PageUpstream:
 async def visitor_of_tab(tab: tuple[Visitor, PageUpstream]) -> AsyncIterator[Visitor]:
     """The tab, with a new conversation."""
     visitor = tab[0]
+    await visitor.page.unroute_all()
+    await visitor.page.context.set_offline(False)
     await visitor.page.set_viewport_size(VIEWPORT)
+    await visitor.page.evaluate("document.querySelector('dialog[open]')?.close()")
     await visitor.button("New conversation").click()
     await expect(visitor.page.locator("#welcome h1")).to_be_visible()
     yield visitor

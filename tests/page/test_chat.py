@@ -10,6 +10,7 @@ import pytest
 from playwright.async_api import Browser, Route, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.page.one_tab import tab_of_module, upstream_of_tab, visitor_of_tab  # noqa: F401
 from tests.page.relay import relay
 from tests.page.visitor import Visitor, visit
 from tests.server import TEAM_FILE, Served, serve

@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.page.one_tab import tab_of_module, upstream_of_tab, visitor_of_tab  # noqa: F401
 from tests.page.visitor import Visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
