@@ -35,6 +35,9 @@ from proxy.wire.errors import ErrorResponse, envelope
 
 logger = logging.getLogger(__name__)
 
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+"""The same for all requests; applications only read it."""
+
 
 class HeadRejected(Exception):
     """Makes the parser stop at the end of a head."""
@@ -242,7 +245,7 @@ class BoundedHttp(LingeringHttp):
         root = self.root_path
         return {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": version,
             "server": self.server,
             "client": self.client,
