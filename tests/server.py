@@ -163,7 +163,10 @@ class _Prompt(uvicorn.Server):
 
 
 class _Server(ProxyServer, _Prompt):
-    """``ProxyServer`` with the immediate stop of ``_Prompt``."""
+    """``ProxyServer`` with the immediate shutdown of ``_Prompt``."""
+
+    def stop(self) -> None:
+        self.handle_exit(signal.SIGTERM, None)
 
 
 def _prepare(settings: Settings) -> None:

@@ -304,14 +304,15 @@ def _relay_opener(
     if not isinstance(encoder, ChunkEncoder):
         return None
 
-    def record(texts: Sequence[str], times: Sequence[float]) -> None:
-        encoder.skip(texts)
-        monitor.quiet_since, monitor.relay = times[-1], None
-
     def open_relay(is_reader_gone: Callable[[], bool]) -> TextRelay | None:
         frame = encoder.text_frame
         if frame is None or not writer.is_ready:
             return None
+
+        def record(texts: Sequence[str], times: Sequence[float]) -> None:
+            encoder.skip(texts)
+            monitor.quiet_since, monitor.relay = times[-1], None
+
         start, end = frame
         relay = monitor.relay = TextRelay(writer.text_writer(start, end), end + start, is_reader_gone)
         relay.add_record(record)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import astuple
+
 from proxy.providers.openai.stream_chunk import Chunk
 
 SEARCHES = 8
@@ -190,5 +192,5 @@ def has_only_text(chunk: Chunk) -> bool:
     delta = choice.delta
     if choice.finish_reason is not None or delta is None or type(delta.content) is not str:
         return False
-    others = (getattr(delta, name) for name in delta.__struct_fields__ if name != "content")
-    return bool(delta.content) and not any(others)
+    # ``content`` is the first member.
+    return bool(delta.content) and not any(astuple(delta)[1:])
