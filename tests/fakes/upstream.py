@@ -152,6 +152,7 @@ class FakeUpstream:
     def forget(self) -> FakeUpstream:
         """Reset for another test: without requests and without replies."""
         self.requests.clear()
+        self.asides.clear()
         self._queue.clear()
         return self
 
