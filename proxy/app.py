@@ -154,6 +154,9 @@ def _application(
     error_handlers.install(app)
     app.add_middleware(Compression)
     _add_routes(app, has_metrics=parts.metrics is not None)
+    # FastAPI completes the routes of routers at the first request, which would wait for it and block the others.
+    for route in app.routes:
+        route.matches({"type": "http", "method": "GET", "path": "/\0", "root_path": ""})
     return app
 
 

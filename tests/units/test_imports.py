@@ -18,6 +18,8 @@ from proxy.lazy_imports import imports_of_server
 with imports_of_server():
     import proxy.app, proxy.server
 app = proxy.app.create_app(proxy.settings.load_settings(env_file=None))
+for route in app.routes:
+    route.matches({"type": "http", "method": "GET", "path": "/health", "root_path": ""})
 """
 
 
