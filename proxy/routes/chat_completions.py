@@ -11,6 +11,7 @@ from functools import partial
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, read_body
@@ -29,7 +30,7 @@ from proxy.routes.request_headers import (
     wants_status,
     with_pseudonyms,
 )
-from proxy.routes.streaming import SSE, SSE_WITH_IDS, ClientConnection, client_left
+from proxy.routes.streaming import SSE, SSE_WITH_IDS
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
 from proxy.settings import Settings

@@ -8,10 +8,10 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound, InvalidRequest, StoreUnavailable
+from proxy.routes.client_connection import ClientConnection
 from proxy.routes.dependencies import Services, conversation_of, request_context
 from proxy.routes.feed_stream import FeedStream, feed_stream
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import ClientConnection
 from proxy.routes.turns import named_position
 from proxy.service.remote_turns import Listener
 from proxy.turns.records import Conversation

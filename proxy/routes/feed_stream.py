@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 
 from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
+from proxy.routes.client_connection import ClientConnection, ClientMonitor, StreamTimeouts
 from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.request_body import ClientDisconnected, authorization_of
-from proxy.routes.streaming import STREAM_HEADERS, ClientConnection, ClientMonitor, Headers, StreamTimeouts
+from proxy.routes.streaming import STREAM_HEADERS, Headers
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import TurnHandle
 from proxy.turns.log_reader import EventLogReader

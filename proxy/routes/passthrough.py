@@ -17,8 +17,9 @@ from msgspec import Struct
 from proxy.auth import Terms
 from proxy.errors import ModelNotFound, ProxyError, ShuttingDown
 from proxy.messages import Usage
+from proxy.routes.client_connection import ClientConnection, wait_for_disconnect
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.streaming import STREAM_HEADERS, ClientConnection, Headers, wait_for_disconnect
+from proxy.routes.streaming import STREAM_HEADERS, Headers
 from proxy.wire.errors import envelope
 from proxy.wire.events import sse
 

@@ -17,8 +17,9 @@ from starlette.types import Message
 from proxy.errors import ProxyError
 from proxy.events import Entry
 from proxy.messages import Usage
+from proxy.routes.client_connection import ClientConnection, wait_for_disconnect
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.streaming import ClientConnection, Encoder, Framing, wait_for_disconnect
+from proxy.routes.streaming import Encoder, Framing
 from proxy.service.turns import TurnHandle, TurnService
 from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.request import TurnRequest

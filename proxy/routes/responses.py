@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
+from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import (
     CallerDep,
     EndUserDep,
@@ -38,7 +39,7 @@ from proxy.routes.request_headers import (
     on_disconnect,
     with_pseudonyms,
 )
-from proxy.routes.streaming import JSON_HEADERS, SSE, ClientConnection, client_left
+from proxy.routes.streaming import JSON_HEADERS, SSE
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import TurnHandle

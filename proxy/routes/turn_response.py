@@ -9,19 +9,9 @@ import msgspec
 from starlette.types import Send
 
 from proxy.events import Failed
+from proxy.routes.client_connection import ClientConnection, StreamTimeouts
 from proxy.routes.dependencies import Services
-from proxy.routes.streaming import (
-    IGNORED_HEADER,
-    SSE,
-    Builder,
-    ClientConnection,
-    Encoder,
-    Framing,
-    Headers,
-    StreamTimeouts,
-    answer,
-    stream,
-)
+from proxy.routes.streaming import IGNORED_HEADER, SSE, Builder, Encoder, Framing, Headers, answer, stream
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions

@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound
 from proxy.messages import Usage
+from proxy.routes.client_connection import ClientConnection
 from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, request_context
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import ClientConnection
 from proxy.routes.turn_response import has_frames, write_nothing_more
 from proxy.turns.records import ModelUse, TurnRecord
 from proxy.turns.repository import accessible_turn

@@ -24,6 +24,7 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
+from proxy.routes.client_connection import ClientConnection, StreamTimeouts
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.legacy.requests import (
     EVENTS,
@@ -36,7 +37,7 @@ from proxy.routes.legacy.requests import (
 )
 from proxy.routes.request_body import headers_of
 from proxy.routes.request_headers import wants_event_ids
-from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
+from proxy.routes.streaming import stream
 from proxy.routes.turn_response import has_frames, turn_headers, write_nothing_more
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
+from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services
 from proxy.routes.legacy.browser_chats import BrowserChat, browser_chat_of
 from proxy.routes.legacy.requests import (
@@ -16,7 +17,6 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
-from proxy.routes.streaming import ClientConnection, client_left
 from proxy.service.turns import TurnHandle
 from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder

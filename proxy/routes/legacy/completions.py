@@ -6,6 +6,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InvalidRequest
+from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import (
     LINES,
@@ -17,7 +18,6 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import read_body
-from proxy.routes.streaming import ClientConnection, client_left
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
 from proxy.wire.validation.body_decoder import read_object

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.messages import UserMessage
+from proxy.routes.client_connection import ClientConnection
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.streaming import SSE, ClientConnection
+from proxy.routes.streaming import SSE
 from proxy.service.turns import TurnHandle, TurnService
 from proxy.turns.request import TurnRequest
 from proxy.wire.chat.completion import AnswerOptions

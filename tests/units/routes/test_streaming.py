@@ -9,8 +9,9 @@ from typing import Any
 
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
+from proxy.routes.client_connection import ClientConnection, StreamTimeouts
 from proxy.routes.server_extensions import BODY_WRITER
-from proxy.routes.streaming import SSE, ClientConnection, StreamTimeouts, stream
+from proxy.routes.streaming import SSE, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder

@@ -21,7 +21,8 @@ from proxy.providers.openai.answer import Accepted, ProviderAnswer
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import ModelLimits
-from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
+from proxy.routes.client_connection import ClientConnection, StreamTimeouts
+from proxy.routes.streaming import stream
 from proxy.turns.live import LiveTurn
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chat.completion import AnswerOptions

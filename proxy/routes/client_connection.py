@@ -1,0 +1,150 @@
+"""The client of a streamed or delayed response: its connection, disconnects, keep-alive intervals and stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct
+from starlette.types import Receive, Scope, Send
+
+from proxy.routes.request_body import ClientDisconnected
+from proxy.routes.server_extensions import DISCONNECT, Disconnect
+from proxy.turns.text_relay import TextRelay
+
+
+class ClientConnection(Struct, frozen=True):
+    """The ASGI arguments of one request."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimeouts:
+    """Seconds without output until a keep-alive frame, and seconds that a client may block a send."""
+
+    keep_alive: float = 15.0
+    stall: float = 60.0
+
+
+class ClientMonitor:
+    """Detects client disconnects, keep-alive intervals without output, and clients that do not read, for a block.
+
+    ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``. Without
+    ``timeouts``, only disconnects are detected.
+    """
+
+    def __init__(
+        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
+    ) -> None:
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._sending_since: float | None = None
+        self.is_stalled = False
+        self._task: asyncio.Task[Any] | None = None
+        self._task_of_disconnect: asyncio.Task[None] | None = None
+        provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+        self._disconnect = provided or Disconnect()
+        if provided is None:
+            self._task = asyncio.current_task()
+            waiting = _report_disconnect(connection.receive, self._disconnect)
+            self._task_of_disconnect = self._loop.create_task(waiting, name="client")
+        self._disconnect.listener = wake
+        self._timer: asyncio.TimerHandle | None = None
+        self.quiet_since = 0.0
+        """When the keep-alive interval began: at the last output."""
+        self.relay: TextRelay | None = None
+        """Has output that is later than ``quiet_since``."""
+        if timeouts is not None:
+            self._interval = timeouts.keep_alive
+            # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
+            # same.
+            self._stall = timeouts.stall if provided is None else math.inf
+            self.quiet_since = self._loop.time()
+            self._timer = self._loop.call_later(self._interval, self._tick)
+
+    def is_disconnected(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._disconnect.has_happened
+
+    def is_quiet(self) -> bool:
+        """Whether nothing was sent for an interval."""
+        # A timer may fire a little early.
+        return self._loop.time() - self.quiet_since >= self._interval * 0.99
+
+    async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
+        """Send a part of the body. The timer cancels the task if the client does not read it in time."""
+        self._sending_since = self.quiet_since = self._loop.time()
+        await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        self._sending_since = None
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self._sending_since is not None and now - self._sending_since > self._stall:
+            self.is_stalled = True
+            if self._task is not None:
+                self._task.cancel()
+            return
+        if self.relay is not None and self.relay.times:
+            self.quiet_since = self.relay.times[-1]
+        due = self.quiet_since + self._interval
+        if now >= due:
+            self._wake()
+            due = now + self._interval
+        if self._sending_since is not None:
+            due = min(due, self._sending_since + self._stall + 0.01)
+        self._timer = self._loop.call_later(max(due - now, 0.01), self._tick)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the timer and the disconnect task.
+
+        Raises:
+            ClientDisconnected: The client read nothing for the stall timeout.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._disconnect.listener = None
+        if self._task_of_disconnect is not None:
+            self._task_of_disconnect.cancel()
+            await asyncio.gather(self._task_of_disconnect, return_exceptions=True)
+        if self.is_stalled and isinstance(error, asyncio.CancelledError) and self._task is not None:
+            self._task.uncancel()
+            raise ClientDisconnected from None
+
+
+def has_left(connection: ClientConnection) -> bool:
+    """Whether it is known that the client has disconnected; False for other servers, which do not report it here."""
+    disconnect: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+    return disconnect is not None and disconnect.has_happened
+
+
+async def _report_disconnect(receive: Receive, disconnect: Disconnect) -> None:
+    await wait_for_disconnect(receive)
+    disconnect.happen()
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def client_left(receive: Receive) -> Callable[[], Awaitable[None]]:
+    """Return a function that raises ``ClientDisconnected`` when the client disconnects."""
+
+    async def left() -> None:
+        await wait_for_disconnect(receive)
+        raise ClientDisconnected
+
+    return left
