@@ -22,7 +22,8 @@ from proxy.agents.call import Call, resumed_call, wire_call
 from proxy.agents.compaction.context_view import cut_of, view_of
 from proxy.agents.compaction.history import history_of
 from proxy.agents.delegation import REPEAT_LATER
-from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_client_tools
+from proxy.agents.model_reply import ModelReply, call_model
+from proxy.agents.model_request import call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import ServerCalls, append_tool_result, unknown_tool

@@ -28,7 +28,7 @@ from proxy.agents.compaction.compactor import exceeded
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
 from proxy.agents.member_view import fitted_exchange, next_input_tokens
-from proxy.agents.model_reply import visible_client_tools
+from proxy.agents.model_request import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import append_tool_result

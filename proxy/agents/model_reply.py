@@ -1,4 +1,4 @@
-"""One model call of an agent: build the request, emit the deltas of the reply, and collect the reply."""
+"""One model call of an agent: emit the deltas of the reply, and collect the reply."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import msgspec
-
 from proxy.agents.agent import Agent
 from proxy.agents.call import Call, CallKind, new_call_id
-from proxy.agents.compaction.compactor import CallSize, exceeded, reported_size
+from proxy.agents.compaction.compactor import exceeded, reported_size
 from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.compaction.history import history_of
-from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
-from proxy.agents.prompt import messages_for, provider_states, text_states
+from proxy.agents.model_request import build_request, call_size, client_tools_of
 from proxy.agents.spans import model_span, record_reply, record_request
 from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded
@@ -33,14 +30,10 @@ from proxy.events import (
 from proxy.messages import (
     FinishReason,
     FunctionTool,
-    NamedToolChoice,
-    Parameters,
     ProviderState,
-    ToolChoice,
     Usage,
 )
 from proxy.providers.model import (
-    NO_STATES,
     Finished,
     ModelDelta,
     ModelRequest,
@@ -52,11 +45,6 @@ from proxy.providers.model import (
 )
 from proxy.tracing import TraceSpan
 from proxy.turns.text_relay import TextRelay
-from proxy.turns.turn import Turn
-
-_NO_PARAMETERS = Parameters()
-_OF_EACH_REQUEST = frozenset(("messages.name",))
-"""Names of participants are always the caller's."""
 
 
 @dataclass(slots=True)
@@ -72,21 +60,6 @@ class ModelReply:
     """Size of the context after the reply, if it is known and not small."""
 
 
-def visible_client_tools(
-    agent: Agent, client_tools: Sequence[FunctionTool], max_client_tools: int
-) -> Sequence[FunctionTool]:
-    """Return the client tools passed to this agent's model.
-
-    With ``client_tools: auto``, none if the request has more than ``max_client_tools``.
-    """
-    policy = agent.client_tools
-    if policy == "ignore" or (policy == "auto" and len(client_tools) > max_client_tools):
-        return ()
-    if policy in ("pass", "auto"):
-        return client_tools
-    return [tool for tool in client_tools if tool.name in policy]
-
-
 async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[FunctionTool]) -> ModelReply:
     """Call the agent's model once: emit the deltas of its reply, and return the reply.
 
@@ -99,22 +72,22 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     # Counted before other delegates of the turn check the limit.
     state.add_model_call()
     await state.sink.attended()
-    client_tools = _client_tools(agent, state)
+    client_tools = client_tools_of(agent, state)
     compactor = state.compactor
     if compactor is None:
         history = history_of(agent.name, state.turn.context, state.turn.items)
         view = ContextView(history.context, history.own)
-        return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
+        return await _traced(agent, state, build_request(agent, state, view, own_tools, client_tools))
     measure = partial(call_size, agent, state.turn, own_tools, client_tools)
     view = await compactor.fit(agent, state, measure)
     try:
-        request = _request(agent, state, view, own_tools, client_tools)
+        request = build_request(agent, state, view, own_tools, client_tools)
         return await _traced(agent, state, request, may_repeat=True)
     except ContextTooLong as rejected:
         size = measure()
         view = await compactor.after_overflow(agent, state, size, rejected.failure)
     try:
-        return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
+        return await _traced(agent, state, build_request(agent, state, view, own_tools, client_tools))
     except ContextLengthExceeded as failure:
         agent.window.learn(failure, estimate=compactor.size_of(view, size))
         raise exceeded(failure) from None
@@ -255,7 +228,7 @@ class _ReplyReceiver:
         match delta:
             case ToolCallPiece():
                 if self._client_names is None:
-                    self._client_names = {tool.name for tool in _client_tools(self._agent, self._state)}
+                    self._client_names = {tool.name for tool in client_tools_of(self._agent, self._state)}
                 _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
             case RefusalDelta():
                 reply.refusal.append(delta.text)
@@ -272,16 +245,6 @@ class _ReplyReceiver:
                 record_reply(self._traced, delta, reply.text, reply.calls)
             case TextDelta() | RemoteEvent():
                 pass
-
-
-def call_size(
-    agent: Agent, turn: Turn, own_tools: Sequence[FunctionTool], client_tools: Sequence[FunctionTool]
-) -> CallSize:
-    """Return the size of instructions and tools, and what the answer may need."""
-    parameters = _merged(agent.parameters, turn.parameters, has_tools=False)
-    fixed = tools_tokens((*own_tools, *client_tools)) + text_tokens(agent.instructions)
-    fixed += sum(map(message_tokens, turn.overlay))
-    return CallSize(fixed, parameters.max_completion_tokens or parameters.max_tokens or 0)
 
 
 def _add_call_piece(
@@ -322,90 +285,3 @@ def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[st
 
 def _has_client_call(reply: ModelReply) -> bool:
     return any(call.kind == "client" for call in reply.calls)
-
-
-def _client_tools(agent: Agent, state: TurnState) -> Sequence[FunctionTool]:
-    if not state.turn.client_tools or state.turn.tool_choice == "none":
-        return ()
-    return visible_client_tools(agent, state.turn.client_tools, state.max_client_tools)
-
-
-def _request(
-    agent: Agent,
-    state: TurnState,
-    view: ContextView,
-    own_tools: Sequence[FunctionTool],
-    client_tools: Sequence[FunctionTool],
-) -> ModelRequest:
-    turn = state.turn
-    tools = (*own_tools, *client_tools)
-    with_state = [item for item in view.items if item.state is not None]
-    cacheable = None
-    if state.cacheable_prompt is not None:
-        seen = () if turn.tool_choice == "none" else _seen_by_any(state)
-        cacheable = state.cacheable_prompt.layout(agent, turn, view, seen)
-    request = ModelRequest(
-        messages=messages_for(agent.instructions, turn.overlay, view.earlier, view.own),
-        tools=tools,
-        tool_choice=_tool_choice(turn.tool_choice, client_tools),
-        parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
-        parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
-        team=state.team,
-        agent=agent.name,
-        states=provider_states(with_state) if with_state else NO_STATES,
-        text_states=text_states(with_state) if with_state else NO_STATES,
-        requested=_requested(turn),
-        is_strict=turn.is_strict,
-        cacheable=cacheable,
-    )
-    state.client_state_model = state.client_state_model or agent.model
-    # What the client sent belongs to the model that it knows, and not to that of an agent that is handed off to.
-    return request if agent.model is state.client_state_model else request.without_client_state()
-
-
-def _seen_by_any(state: TurnState) -> Sequence[FunctionTool]:
-    """Return the client tools that at least one agent of the team sees."""
-    assert state.cacheable_prompt is not None
-    tools = state.turn.client_tools
-    agents = state.cacheable_prompt.agents.values()
-    names = {
-        tool.name for agent in agents for tool in visible_client_tools(agent, tools, state.max_client_tools)
-    }
-    return [tool for tool in tools if tool.name in names]
-
-
-def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
-    """Return the caller's ``tool_choice``, which applies to client tools only; None if the agent does not see them."""
-    if requested is None:
-        return None
-    if requested == "required" and client_tools:
-        return requested
-    if isinstance(requested, NamedToolChoice) and any(tool.name == requested.name for tool in client_tools):
-        return requested
-    return None
-
-
-def _requested(turn: Turn) -> frozenset[str]:
-    """Return the names of the parameters that the caller set."""
-    chooses = turn.tool_choice not in (None, "auto", "none")
-    if turn.parameters == _NO_PARAMETERS and not chooses:
-        return _OF_EACH_REQUEST
-    names = list(msgspec.to_builtins(turn.parameters))
-    if chooses:
-        names.append("tool_choice")
-    return _OF_EACH_REQUEST.union(names)
-
-
-def _merged(own: Parameters, requested: Parameters, *, has_tools: bool) -> Parameters:
-    """Return the agent's parameters, overridden by those of the request."""
-    if requested.prediction is not None and has_tools:
-        # OpenAI rejects a prediction together with tools (predicted outputs guide, limitations).
-        requested = msgspec.structs.replace(requested, prediction=None)
-    if requested == _NO_PARAMETERS:
-        return own
-    if own == _NO_PARAMETERS:
-        return requested
-    changes = {
-        name: value for name in requested.__struct_fields__ if (value := getattr(requested, name)) is not None
-    }
-    return msgspec.structs.replace(own, **changes)
