@@ -35,6 +35,11 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
         return response
 
 
+def _lines(data: bytes) -> int:
+    """Return about how many lines end for httpx, which also ends them at a lone CR and at the separators of Unicode."""
+    return len(f"{data.decode(errors='replace')}.".splitlines()) - 1
+
+
 class _BoundedStream(httpx.AsyncByteStream):
     def __init__(self, stream: httpx.AsyncByteStream, request: httpx.Request, *, is_events: bool) -> None:
         self._stream = stream
@@ -49,9 +54,9 @@ class _BoundedStream(httpx.AsyncByteStream):
                 searched = tail + received
                 ends = [one.end() for one in _BLANK_LINE.finditer(searched)]
                 if ends:
-                    size, lines = len(searched) - ends[-1], searched.count(b"\n", ends[-1])
+                    size, lines = len(searched) - ends[-1], _lines(searched[ends[-1] :])
                 else:
-                    lines += received.count(b"\n")
+                    lines += _lines(received)
                 tail = searched[-_TAIL:]
             if size > MAX_BYTES or lines > _MAX_LINES:
                 raise httpx.ReadError("the response is too large", request=self._request)
