@@ -212,7 +212,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "access_log": False,
         "server_header": False,
         "interface": "asgi3",
-        # Nothing uses the address of a client or the scheme.
+        # Nothing uses the address of a client, and ``legacy.browser_chats`` reads the header with the scheme.
         "proxy_headers": False,
         "ws": _websocket,
         # A larger message closes the WebSocket with the status 1009 (RFC 6455, 7.4.1).

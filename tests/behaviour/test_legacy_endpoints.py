@@ -681,6 +681,20 @@ async def test_browsers_without_a_key_have_separate_chats(served: Served, upstre
     assert shape_of(upstream, 2) == ["system", "user:One", "assistant:Answer 0", "user:Three"]
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "is_secure"), [("https", True), ("HTTPS, http", True), ("http", False), ("", False)]
+)
+async def test_the_cookie_is_secure_behind_a_reverse_proxy_that_ends_tls(
+    served: Served, upstream: FakeUpstream, forwarded: str, is_secure: bool
+) -> None:
+    upstream.reply(text("Hello"))
+    headers = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-Proto": forwarded}
+    async with httpx2.AsyncClient(base_url=served.url) as http:
+        response = await http.post("/chat", json={"message": "Hi"}, headers=headers)
+
+    assert response.headers["set-cookie"].endswith("; Secure") is is_secure
+
+
 async def test_a_browser_with_a_key_gets_no_cookie(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"))
     async with serve(tmp_path, upstream.base_url, api_keys="k") as served:

@@ -91,7 +91,6 @@ OF_CLIENTS = {
     "x-librechat-user-id",
     "x-session-id",
     "x-forwarded-for",
-    "x-forwarded-proto",
     "x-forwarded-host",
     "x-real-ip",
     "x-department",

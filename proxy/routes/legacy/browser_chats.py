@@ -58,8 +58,15 @@ def browser_chat_of(scope: Scope, caller: str) -> BrowserChat:
         return BrowserChat()
     found = _COOKIE.search(headers.get("cookie", ""))
     known = found[1] if found is not None else ""
-    is_secure = scope.get("scheme") in ("https", "wss")
+    is_secure = _is_encrypted(scope, headers)
     return BrowserChat(known or secrets.token_urlsafe(16), is_new=not known, is_secure=is_secure)
+
+
+def _is_encrypted(scope: Scope, headers: dict[str, str]) -> bool:
+    # Behind a reverse proxy that ends TLS, only its header names the scheme of the browser. From any other client,
+    # a false one changes only the cookie of that client.
+    forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return (forwarded or scope.get("scheme")) in ("https", "wss")
 
 
 def _is_from_own_page(headers: dict[str, str]) -> bool:
