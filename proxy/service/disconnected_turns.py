@@ -169,9 +169,11 @@ class DisconnectedTurns:
             return
         self._unwritten.discard(watch)
         try:
-            await self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
+            await self._write_all([watch])
         except StoreUnavailable:
             logger.warning("failed to store that clients left turns")
+            if not self._is_closing:
+                self._write(watch)
 
     def withdraw_end(self, turn: int) -> None:
         """Store that no client has read the answer of a turn to its end."""
@@ -274,7 +276,7 @@ class DisconnectedTurns:
             except Exception:
                 # Without this task, turns would wait for ever.
                 logger.exception("failed to check turns without clients")
-            if self._left and not self._wake.is_set():
+            if (self._left or self._unwritten) and not self._wake.is_set():
                 asyncio.get_running_loop().call_later(self.interval, self._wake.set)
                 await self._wake.wait()
 
@@ -296,11 +298,22 @@ class DisconnectedTurns:
                 self._left.discard(watch)
 
     async def _write_all(self, watches: Sequence[_Watch]) -> None:
+        """Write who left turns, or returned to them. What was not written is written later.
+
+        Raises:
+            StoreUnavailable: Some of it was not written.
+        """
         writes = [
             self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
             for watch in watches
         ]
-        for result in await asyncio.gather(*writes, return_exceptions=True):
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        self._unwritten.update(
+            watch
+            for watch, result in zip(watches, results, strict=True)
+            if isinstance(result, StoreUnavailable)
+        )
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
 

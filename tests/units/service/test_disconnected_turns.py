@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.errors import StoreUnavailable
 from proxy.events import Completed, Started
 from proxy.messages import Usage
 from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
@@ -20,14 +21,19 @@ from tests.polling import until
 
 
 class SlowHistory(MemoryHistory):
-    """Departures are stored when there are as many as ``expected`` at the same time."""
+    """Departures are stored when there are as many as ``expected`` at the same time, and not if ``is_down``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.expected = 0
         self.all_left = asyncio.Event()
+        self.is_down = False
+        self.failed = 0
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        if self.is_down:
+            self.failed += 1
+            raise StoreUnavailable
         self.expected -= 1
         if self.expected <= 0:
             self.all_left.set()
@@ -197,6 +203,34 @@ async def test_departures_from_several_turns_are_stored_together(
 
     async with asyncio.timeout(5):
         await history.all_left.wait()
+
+
+@pytest.mark.parametrize("rules", [{"grace": 3600.0}, {"grace": None}], ids=["waits", "detached"])
+async def test_departures_are_stored_when_the_store_answers_again(
+    start: Callable[..., Any], history: SlowHistory, rules: dict[str, Any]
+) -> None:
+    history.is_down = True
+    (first, _, key), (second, _, other_key) = await start(**rules), await start(**rules)
+
+    first.on_client_disconnect()
+    second.on_client_disconnect()
+    await until(lambda: history.failed >= 2)
+    history.is_down = False
+
+    await until(lambda: all(history.turns[one].record.left_at is not None for one in (key, other_key)))
+
+
+async def test_a_departure_that_failed_before_the_end_of_a_turn_is_stored_later(
+    start: Callable[..., Any], history: SlowHistory
+) -> None:
+    live, turn, key = await start(grace=None)
+    turn.ran_effects, history.is_down = True, True
+
+    live.on_client_disconnect()
+    await live.watcher.store_departure()
+    history.is_down = False
+
+    await until(lambda: history.turns[key].record.left_at is not None)
 
 
 @pytest.mark.parametrize("ran_effects", [True, False])
