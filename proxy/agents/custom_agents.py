@@ -7,7 +7,7 @@ agents that it can reach. All turns of the conversation use the team built from 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
@@ -21,6 +21,7 @@ from proxy.agents.custom_agent_repository import (
     Kind,
     Revision,
 )
+from proxy.agents.custom_definitions import references, targets_of, team_definition, with_reachable_agents
 from proxy.agents.registry import SIDE, Registry
 from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound
@@ -32,21 +33,10 @@ from proxy.request_errors import (
     ToolNameTooLong,
     UnknownName,
 )
-from proxy.teamfiles.definitions import (
-    AgentDefinition,
-    DelegateDefinition,
-    HandoffDefinition,
-    Limits,
-    TeamDefinition,
-    ToolUse,
-)
 from proxy.turns.contract import ServedTeam
 from proxy.turns.request import Clock
 from proxy.wire.agents import (
     NewAgent,
-    NewDelegate,
-    NewHandoff,
-    NewLimits,
     NewTeam,
     TeamMember,
     decode_stored_agent,
@@ -132,7 +122,7 @@ class CustomAgents:
                 if (
                     one.kind == "agent"
                     and one.name != name
-                    and name in _targets(decode_stored_agent(one.body))
+                    and name in targets_of(decode_stored_agent(one.body))
                 ):
                     raise AgentInUse(name, one.name)
         return await self._repository.delete(caller, kind, name)
@@ -165,7 +155,7 @@ class CustomAgents:
         for index, handoff in enumerate(agent.handoffs):
             if handoff.input is not None:
                 validate_input_schema(handoff.input, f"{at}handoffs[{index}].input")
-        for place, other, tool in _references(agent, at):
+        for place, other, tool in references(agent, at):
             if other not in others:
                 raise _unknown(place, "agent", other, others)
             if len(tool) > MAX_TOOL_NAME:
@@ -212,7 +202,7 @@ class CustomAgents:
             raise ModelNotFound(model)
         known = self._newest.get(place)
         if known is None or known[0] != revision:
-            team = _with_reachable_agents(name, await self._repository.newest(caller))
+            team = with_reachable_agents(name, await self._repository.newest(caller))
             if team is None:
                 self._newest.pop(place, None)
                 raise ModelNotFound(model)
@@ -251,89 +241,6 @@ class CustomAgents:
                 removed = agent.model
             if removed is not None:
                 raise AgentOutdated(name, removed)
-
-
-def team_definition(team: NewTeam, approved: Collection[str]) -> TeamDefinition:
-    """Return a custom team as a definition of team files. Calls of the tools ``approved`` need approval."""
-    return TeamDefinition(
-        display_name=team.display_name,
-        description=team.description,
-        entry=team.entry,
-        agents={name: _agent_definition(agent, approved) for name, agent in team.agents.items()},
-        limits=_limits(team.limits),
-    )
-
-
-def _agent_definition(agent: TeamMember, approved: Collection[str]) -> AgentDefinition:
-    return AgentDefinition(
-        instructions=agent.instructions,
-        description=agent.description,
-        model=agent.model,
-        tools=tuple(
-            ToolUse(name=name, approval="required" if name in approved else None) for name in agent.tools
-        ),
-        handoffs=tuple(map(_handoff, agent.handoffs)),
-        delegates=tuple(map(_delegate, agent.delegates)),
-        max_parallel_tools=agent.max_parallel_tools,
-        tool_call_timeout=agent.tool_call_timeout,
-    )
-
-
-def _handoff(one: NewHandoff) -> HandoffDefinition:
-    return HandoffDefinition.model_validate(msgspec.structs.asdict(one))
-
-
-def _delegate(one: NewDelegate) -> DelegateDefinition:
-    limits = _limits(one.limits) if one.limits is not None else None
-    return DelegateDefinition.model_validate(msgspec.structs.asdict(one) | {"limits": limits})
-
-
-def _limits(limits: NewLimits) -> Limits:
-    given = {name: getattr(limits, name) for name in limits.__struct_fields__}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
-
-
-def _references(agent: NewAgent | TeamMember, at: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the path, the agent and the name of the tool of each handoff and delegate."""
-    for index, handoff in enumerate(agent.handoffs):
-        yield f"{at}handoffs[{index}].to", handoff.to, _handoff(handoff).tool_name
-    for index, delegate in enumerate(agent.delegates):
-        yield f"{at}delegates[{index}].to", delegate.to, _delegate(delegate).tool_name
-
-
-def _with_reachable_agents(name: str, stored: Sequence[CustomAgentVersion]) -> NewTeam | None:
-    """Return the team with this name, or a team of the agent and all agents that it can reach."""
-    by_name = {one.name: one for one in stored}
-    found = by_name.get(name)
-    if found is None:
-        return None
-    if found.kind == "team":
-        return decode_stored_team(found.body)
-    agents = {one.name: decode_stored_agent(one.body) for one in stored if one.kind == "agent"}
-    reached: dict[str, TeamMember] = {}
-    waiting = [name]
-    while waiting:
-        one = waiting.pop()
-        if one not in reached and one in agents:
-            reached[one] = _member(agents[one])
-            waiting += _targets(agents[one])
-    entry = agents[name]
-    return NewTeam(
-        name=name,
-        display_name=entry.display_name,
-        description=entry.description,
-        entry=name,
-        agents=reached,
-        limits=entry.limits,
-    )
-
-
-def _member(agent: NewAgent) -> TeamMember:
-    return TeamMember(**{name: getattr(agent, name) for name in TeamMember.__struct_fields__})
-
-
-def _targets(agent: NewAgent) -> list[str]:
-    return [target for _, target, _ in _references(agent, "")]
 
 
 def _limit(cache: OrderedDict[Any, Any]) -> None:
