@@ -57,8 +57,8 @@ class Pipeline:
     def __init__(self) -> None:
         self._requests: deque[Any] | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._requests)
+    def __len__(self) -> int:
+        return len(self._requests) if self._requests is not None else 0
 
     def appendleft(self, request: Any) -> None:
         """Add the newest request."""

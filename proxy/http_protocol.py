@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 """The same for all requests; applications only read it."""
+_MAX_PIPELINED = 8
+"""Requests that wait for a running one. With more, nothing is read, and only a write shows that the client left."""
 
 
 class HeadRejected(Exception):
@@ -269,15 +271,17 @@ class BoundedHttp(LingeringHttp):
             default_headers=self.server_state.default_headers,
             announced_bytes=self._announced_bytes,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            expects_continue=self.expect_100_continue,
+            # HTTP/1.0 has no interim responses: the expectation is ignored (RFC 9110, 10.1.1).
+            expects_continue=version != "1.0" and self.expect_100_continue,
         )
         # For uvicorn, which uses four attributes.
         self.cycle = exchange  # type: ignore[assignment]
         if before is None or before.response_complete:
             self.start(exchange, scope)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, scope))
+            if len(self.pipeline) >= _MAX_PIPELINED:
+                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""

@@ -199,6 +199,18 @@ async def test_100_continue_is_sent_for_an_accepted_body(served: Served, upstrea
         assert (await connection.reply()).status == 200
 
 
+async def test_a_client_of_http_1_0_gets_no_interim_response(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hi"))
+    head = b"POST /v1/chat/completions HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    async with Socket(served) as connection, Socket(served) as other:
+        await connection.send(head % len(BODY))
+        # A response to a later request shows that the first one waits for its body.
+        await other.send(GET + HOST + b"\r\n")
+        await other.reply()
+        await connection.send(BODY)
+        assert (await connection.reply()).status == 200
+
+
 async def test_the_connection_stays_usable_after_an_early_response_to_a_small_body(served: Served) -> None:
     head = b"POST /v1/unknown HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\n"
     async with Socket(served) as connection:
@@ -311,16 +323,29 @@ def _status(upstream: socket.socket) -> int:
 # --- clients that leave ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pipelined", [0, 1, 3])
+@pytest.mark.parametrize("pipelined", [0, 1, 20])
 async def test_the_turn_is_left_if_the_connection_closes_with_pipelined_requests(
     tmp_path: Path, upstream: FakeUpstream, pipelined: int
 ) -> None:
     upstream.reply(text("Hello", chunks=["Hel", "lo"]).hang(after=2))
-    # Behind a pipelined request nothing is read, so only a write shows that the connection is closed.
+    # Behind many pipelined requests nothing is read, so only a write shows that the connection is closed.
     async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.05) as served:
         async with Socket(served) as connection:
             await connection.post(STREAM)
             await connection.reader.readuntil(b"Hel")
+            await connection.send((GET + HOST + b"\r\n") * pipelined)
+        await until(lambda: served.services.turns.unattended == 1)
+
+
+@pytest.mark.parametrize("pipelined", [0, 1, 3])
+async def test_the_turn_without_output_is_left_if_the_connection_closes_with_pipelined_requests(
+    tmp_path: Path, upstream: FakeUpstream, pipelined: int
+) -> None:
+    upstream.reply(text("Hello", chunks=["Hel", "lo"]).hang(after=2))
+    async with serve(tmp_path, upstream.base_url) as served:
+        async with Socket(served) as connection:
+            await connection.post(BODY)
+            await until(lambda: served.services.turns.running == 1)
             await connection.send((GET + HOST + b"\r\n") * pipelined)
         await until(lambda: served.services.turns.unattended == 1)
 
