@@ -64,7 +64,7 @@ class MemberOutput:
         self.is_stopped = False
         """Whether a limit of the team has ended the answer."""
         self._incomplete: FinishReason | None = None
-        """Why the answer is incomplete, as the member said."""
+        """Why the answer is incomplete, as the member reported."""
 
     @property
     def finish_reason(self) -> FinishReason:
