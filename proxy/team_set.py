@@ -21,6 +21,7 @@ from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agents import CustomAgents
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
+from proxy.agents.team_factory import TeamFactory
 from proxy.agents.team_versions import TeamVersions
 from proxy.catalog import TeamCatalog
 from proxy.providers.demo.client import DemoClient
@@ -32,7 +33,7 @@ from proxy.routes.passthrough import PassthroughHandler, RecordUsage
 from proxy.service.team_lookup import TeamLookup
 from proxy.settings import Settings
 from proxy.store.turns import SqlHistory
-from proxy.teamfiles.definitions import ComponentModel
+from proxy.teamfiles.definitions import ComponentModel, ModelDefinition
 from proxy.teamfiles.loader import LoadedTeams
 from proxy.teamfiles.summary import models_in_use
 from proxy.teamfiles.team_sources import BUNDLED
@@ -68,7 +69,6 @@ class TeamSet:
     """What is built from one version of the team files."""
 
     loaded: LoadedTeams
-    registry: Registry
     passthrough: PassThrough
     custom_agents: CustomAgents | None
     lookup: TeamLookup
@@ -84,7 +84,11 @@ class TeamSet:
         A former set only closes its connections: the objects of Python modules are the same in all sets.
         """
         await self.resources.aclose()
-        await self.registry.close_members()
+        for name, member in self.loaded.members.items():
+            try:
+                await member.close()
+            except Exception:
+                logger.exception("closing of a member failed", extra={"member": name})
 
 
 async def open_team_set(
@@ -93,8 +97,10 @@ async def open_team_set(
     """Build a set and store its versions of the teams. The dispatcher has to be started before the first turn."""
     async with AsyncExitStack() as stack:
         mcp_tools = _start_mcp(mcp_servers_of(loaded), stack)
-        registry = _registry(parts, loaded, mcp_tools)
-        stack.push_async_callback(registry.close_models)
+        definitions = _usable_models(parts.settings, loaded)
+        factory = _team_factory(parts, loaded, definitions, mcp_tools)
+        stack.push_async_callback(factory.close)
+        registry = Registry(loaded.definitions, factory, models=list(definitions))
         versions = TeamVersions(registry, history.creations, time.time)
         await versions.store()
         passthrough = _passthrough(parts.settings, loaded, registry)
@@ -103,7 +109,6 @@ async def open_team_set(
         custom_agents = _custom_teams(parts.settings, registry, history, passthrough)
         return TeamSet(
             loaded=loaded,
-            registry=registry,
             passthrough=passthrough,
             custom_agents=custom_agents,
             lookup=TeamLookup(registry, custom_agents, versions),
@@ -239,23 +244,32 @@ def _custom_teams(
     )
 
 
-def _registry(parts: Parts, loaded: LoadedTeams, mcp_tools: Mapping[str, Tool]) -> Registry:
-    settings = parts.settings
-    demo = partial(DemoClient, word_delay=parts.demo_word_delay)
+def _usable_models(settings: Settings, loaded: LoadedTeams) -> Mapping[str, ModelDefinition]:
+    """Return the models that agents can use.
+
+    Custom agents can use any of these models. A component is loaded only if a team of the team files uses it.
+    """
     in_use = models_in_use(loaded.definitions)
-    # Custom agents can use any of these models. A component is loaded only if a team of the team files uses it.
-    definitions = {
+    return {
         name: model
         for name, model in loaded.definitions.models.items()
         if name in in_use or (settings.agents_over_http and not isinstance(model, ComponentModel))
     }
-    return Registry(
+
+
+def _team_factory(
+    parts: Parts,
+    loaded: LoadedTeams,
+    models: Mapping[str, ModelDefinition],
+    mcp_tools: Mapping[str, Tool],
+) -> TeamFactory:
+    settings = parts.settings
+    return TeamFactory(
         loaded.definitions,
-        model_names=list(definitions),
         models=build_models(
-            definitions,
+            models,
             settings,
-            demo=lambda name, definition: demo(),
+            demo=lambda name, definition: DemoClient(word_delay=parts.demo_word_delay),
             observe=parts.metrics.model_attempted if parts.metrics is not None else None,
         ),
         tools=builtin_tools(parts.threads, ServiceUrls.of(settings), extra={**loaded.tools, **mcp_tools}),

@@ -9,6 +9,7 @@ from typing import Any
 from proxy.agents.dispatch import DirectDispatcher
 from proxy.agents.registry import Registry
 from proxy.agents.remote_member import RemoteApprovals
+from proxy.agents.team_factory import TeamFactory
 from proxy.catalog import TeamCatalog
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
@@ -40,7 +41,7 @@ def catalog(models: dict[str, Any] | None = None, **team: Any) -> tuple[TeamCata
     """The catalogue of one team, ``shop``, and its registry."""
     known = {"default": {"model": "m"}, **(models or {})}
     definitions = TeamsFile.model_validate({"models": known, "teams": {"shop": {"entry": "a", **team}}})
-    registry = Registry(
+    factory = TeamFactory(
         definitions,
         models=SilentModels(),
         tools={},
@@ -50,6 +51,7 @@ def catalog(models: dict[str, Any] | None = None, **team: Any) -> tuple[TeamCata
         max_client_tools=32,
         max_answer_bytes=1024 * 1024,
     )
+    registry = Registry(definitions, factory)
     return TeamCatalog(definitions, registry, created=5), registry
 
 
