@@ -23,7 +23,7 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.approval_question import WAITING, request_approvals
-from proxy.agents.call import Call, new_call_id, wire_call
+from proxy.agents.call import Call, clean_name, new_call_id, wire_call
 from proxy.agents.compaction.compactor import exceeded
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
@@ -284,7 +284,12 @@ class MemberLoop:
             ("", None),
         )
         if target is None or hand_over.to not in context.handoffs:
-            logger.warning("member handed over to an unknown agent", extra={"agent": self.agent.name})
+            facts = {
+                "agent": self.agent.name,
+                "target": clean_name(str(hand_over.to)),
+                "possible": ", ".join(context.handoffs),
+            }
+            logger.warning("member handed over to an unknown agent", extra=facts)
             raise MemberFailed(self.agent.name)
         given = {"reason": hand_over.reason} if hand_over.reason else {}
         if target.input is not None:

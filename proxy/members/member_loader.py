@@ -11,7 +11,7 @@ from typing import Any
 from proxy.errors import ConfigurationError
 from proxy.members.port import Member
 from proxy.members.python import python_member
-from proxy.tools.functions import load_object
+from proxy.tools.functions import load_object, reason_of
 from proxy.tools.threads import ToolThreads
 
 COMPONENT = "component "
@@ -38,8 +38,14 @@ def load_member(path: str, folder: Path | None, threads: ToolThreads) -> Member:
     if path.startswith(COMPONENT):
         return _component(path.removeprefix(COMPONENT), folder or Path())
     found = load_object(path, folder, kind="object")
-    is_factory = _is_factory(found)
-    return member_of(found() if is_factory else found, threads, make=found if is_factory else None)
+    if not _is_factory(found):
+        return member_of(found, threads)
+    try:
+        made = found()
+    except Exception as error:
+        name = path.partition(":")[2]
+        raise ConfigurationError(f"the function {name!r} failed: {reason_of(error)}") from error
+    return member_of(made, threads, make=found)
 
 
 def member_of(found: Any, threads: ToolThreads, *, make: Callable[[], Any] | None = None) -> Member:

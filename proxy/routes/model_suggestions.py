@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,22 @@ async def with_suggestions(error: ProxyError, services: Services, caller: str | 
     terms = services.keys.terms_of(caller)
     allowed = [facts for facts in (*services.catalog.models(), *custom) if terms.allow(facts.id)]
     ids = [facts.id for facts in allowed[:MAX_COMPARED]]
-    nearest = get_close_matches(error.model, ids, n=1) if len(error.model) <= MAX_LENGTH else []
+    nearest = _nearest(error.model, ids)
     teams = [facts.id for facts in allowed if facts.team is not None and "/" not in facts.id]
     listed = ", ".join(teams[:MAX_LISTED]) + (", …" if len(teams) > MAX_LISTED else "")
     hints = (
-        f"Did you mean '{nearest[0]}'?" if nearest else "",
+        f"Did you mean '{nearest}'?" if nearest else "",
         f"Available models: {listed}." if listed else "",
     )
     return ModelNotFound(error.model, hint=" ".join(filter(None, hints)))
+
+
+def _nearest(model: str, ids: Sequence[str]) -> str | None:
+    """Return the id that is most similar to ``model``, or else the one whose agent has the most similar name."""
+    if len(model) > MAX_LENGTH:
+        return None
+    found = get_close_matches(model, ids, n=1)
+    if found:
+        return found[0]
+    of_agents = {id_.partition("/")[2]: id_ for id_ in reversed(ids) if "/" in id_}
+    return next((of_agents[name] for name in get_close_matches(model, of_agents, n=1)), None)

@@ -19,7 +19,15 @@ ImportMember = Callable[[str, FilePath], Member]
 """Creates a member from ``package.module:object``; the folder is an additional place to find modules."""
 KINDS = ("python", "component", "remote", "a2a")
 """Keys of an agent, of which it has one instead of ``instructions``."""
-_OF_MODELS = ("model", "fallbacks", "tools", "parameters", "max_parallel_tools", "tool_call_timeout")
+_OF_MODELS = (
+    "model",
+    "fallbacks",
+    "tools",
+    "delegates",
+    "parameters",
+    "max_parallel_tools",
+    "tool_call_timeout",
+)
 """Keys of an agent that apply to the proxy's own model calls."""
 
 

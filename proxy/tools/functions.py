@@ -210,8 +210,12 @@ def _import(module_name: str) -> Any:
             f"module {module_name!r} imports {error.name!r}, which is not installed"
         ) from error
     except Exception as error:
-        kind, text = type(error).__name__, str(error).partition("\n")[0][:200]
-        raise ConfigurationError(f"module {module_name!r} cannot be imported: {kind}: {text}") from error
+        raise ConfigurationError(f"module {module_name!r} cannot be imported: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the type and the first line of an exception of the operator's code, up to 200 characters of it."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
 
 
 def _name_of(function: Callable[..., Any]) -> str:

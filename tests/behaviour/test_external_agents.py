@@ -411,6 +411,29 @@ async def test_invalid_data_of_a_handover_is_not_logged(
     assert "Anna" not in str(vars(logged))
 
 
+async def test_a_handover_to_an_agent_without_a_handoff_is_logged_with_the_possible_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teams = tmp_path / "teams.yaml"
+    teams.write_text("""\
+teams:
+  desk:
+    entry: lost
+    agents:
+      lost: {python: "tests.fakes.member_functions:lost", handoffs: [{to: triage}]}
+      triage: {instructions: You are triage., handoffs: [{to: lost}]}
+""")
+    async with serve(tmp_path, teams=teams) as served:
+        with pytest.raises(openai.APIStatusError) as failed:
+            await Caller(served).ask([user("Call Anna")], model="desk")
+
+    assert failed.value.code == "agent_failed"
+    (logged,) = (one for one in caplog.records if one.msg == "member handed over to an unknown agent")
+    facts = {name: vars(logged)[name] for name in ("agent", "target", "possible")}
+    assert facts == {"agent": "lost", "target": "trige", "possible": "triage"}
+    assert "Anna" not in str(vars(logged))
+
+
 async def test_options_of_handoffs_and_delegates_apply_to_functions(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         teams = tmp_path / "teams.yaml"

@@ -341,7 +341,7 @@ async def test_error_for_an_unknown_model_names_the_nearest_and_the_teams(served
     async with httpx2.AsyncClient(base_url=served.url) as client:
         bodies = [
             {"model": model, "messages": [user("Hi")], "input": "Hi"}
-            for model in ("shpo", "shop/triag", "zzz")
+            for model in ("shpo", "shop/triag", "Triage", "zzz")
         ]
         answers = [await client.post(path, json=body) for body in bodies]
     messages = [answer.json()["error"]["message"] for answer in answers]
@@ -350,6 +350,7 @@ async def test_error_for_an_unknown_model_names_the_nearest_and_the_teams(served
     assert messages == [
         f"The model 'shpo' {unknown} Did you mean 'shop'? Available models: shop.",
         f"The model 'shop/triag' {unknown} Did you mean 'shop/triage'? Available models: shop.",
+        f"The model 'Triage' {unknown} Did you mean 'shop/triage'? Available models: shop.",
         f"The model 'zzz' {unknown} Available models: shop.",
     ]
 

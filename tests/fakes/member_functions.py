@@ -29,6 +29,11 @@ stopped = asyncio.Event()
 hanging = asyncio.Event()
 
 
+async def lost(messages: Sequence[Message], context: MemberContext) -> HandOver:
+    """Hand over to an agent that is not one of its handoffs."""
+    return HandOver("trige", context.text)
+
+
 async def researcher(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
     """Answer with one of its own tools, or hand over."""
     seen.append(context)
@@ -177,6 +182,11 @@ parrot = Parrot()
 def no_agent(one: str) -> str:
     """A function that does not take a turn."""
     return one
+
+
+def without_a_key() -> object:
+    """A function that makes an agent, whose environment lacks a variable."""
+    raise RuntimeError("DESK_KEY is not set\nand more")
 
 
 number = 7
