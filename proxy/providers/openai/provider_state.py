@@ -8,7 +8,6 @@ members back (``unknown_members``). All of it is opaque: pieces of a stream are 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -168,7 +167,7 @@ def has_unknown_state(request: ModelRequest, provider: str) -> bool:
 
 def without_unknown_state(request: ModelRequest) -> ModelRequest:
     """Return the request with provider state in known members only."""
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         request,
         states={key: without_unknown(state) for key, state in request.states.items()},
         text_states={key: without_unknown(state) for key, state in request.text_states.items()},
