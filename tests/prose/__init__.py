@@ -29,6 +29,7 @@ _FORMATTED = re.compile(r"(?i:f|fr|rf)['\"]")
 _FORMATTED_CODE = re.compile(r"``[^`]+``|\{[^{}]*\}")
 # No pattern matches over it.
 _SEPARATOR = "\n\0\n"
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _WORD_BREAK = re.compile(r"_+|(?<=[a-z])(?=[A-Z])")
 
 
@@ -78,9 +79,8 @@ def load_config(path: Path = RULES) -> Config:
 def check_config(config: Config, root: Path = ROOT) -> Iterator[Finding]:
     """Yield all findings."""
     yield from check_paths(config.paths, config.rules, root)
-    for path in _files(config.names, root):
-        if path.suffix == ".py":
-            yield from check_names(path, config.rules, root)
+    modules = (path for path in _files(config.names, root) if path.suffix == ".py")
+    yield from check_names(modules, config.rules, root)
 
 
 def check_paths(paths: Sequence[str], rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:
@@ -106,10 +106,22 @@ def check_file(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Sequence
     return _findings(path.relative_to(root), _prose_of(path.read_text("utf-8"), path.suffix), rules)
 
 
-def check_names(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Sequence[Finding]:
-    """Return the findings in the names that a Python file defines, in order; those of its imports are not."""
-    names = ((line, _WORD_BREAK.sub(" ", name)) for line, name in _names(ast.parse(path.read_text("utf-8"))))
-    return _findings(path.relative_to(root), names, rules)
+def check_names(paths: Iterable[Path], rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:
+    """Yield the findings in the names that Python files define, in order; those of their imports are not."""
+    texts = {path: path.read_text("utf-8") for path in paths}
+    words = {path: frozenset(_IDENTIFIER.findall(text)) for path, text in texts.items()}
+    # Few words match a rule. One search for them takes a tenth of the time of all syntax trees.
+    distinct = sorted(frozenset().union(*words.values()))
+    found = _findings(Path(), ((line, _phrase(word)) for line, word in enumerate(distinct)), rules)
+    matching = {distinct[finding.line] for finding in found}
+    for path, text in texts.items():
+        if matching.intersection(words[path]):
+            names = ((line, _phrase(name)) for line, name in _names(ast.parse(text)))
+            yield from _findings(path.relative_to(root), names, rules)
+
+
+def _phrase(name: str) -> str:
+    return _WORD_BREAK.sub(" ", name)
 
 
 def _findings(path: Path, pieces: Iterable[tuple[int, str]], rules: Sequence[Rule]) -> Sequence[Finding]:
@@ -172,7 +184,7 @@ def _prose_of_python(text: str) -> Iterator[tuple[int, str]]:
             code = _FORMATTED_CODE if _FORMATTED.match(token.string) else _DOCSTRING_CODE
             yield token.start[0], code.sub(_blank, token.string)
         elif token.type == tokenize.NAME and previous in ("def", "class"):
-            yield token.start[0], _WORD_BREAK.sub(" ", token.string)
+            yield token.start[0], _phrase(token.string)
         previous = token.string
 
 

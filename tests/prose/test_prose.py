@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.prose import Finding, Rule, check_config, check_file, check_names, check_paths, load_config
+from tests.prose import (
+    ROOT,
+    Config,
+    Finding,
+    Rule,
+    check_config,
+    check_file,
+    check_names,
+    check_paths,
+)
+from tests.prose.__main__ import main
 
 RULE = Rule.of(r"\btold\b|\bthe floor\b", "reported")
 
@@ -84,8 +94,28 @@ def report(is_told, *told):
     path = tmp_path / "module.py"
     path.write_text(source)
 
-    assert [finding.line for finding in check_names(path, [RULE], tmp_path)] == [2, 5, 5, 7, 7, 8, 10, 14]
+    assert [finding.line for finding in check_names([path], [RULE], tmp_path)] == [2, 5, 5, 7, 7, 8, 10, 14]
 
 
-def test_covered_paths_follow_the_rules() -> None:
-    assert [str(finding) for finding in check_config(load_config())] == []
+def test_covered_paths_are_checked_for_prose_and_names(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("Told.\n")
+    (tmp_path / "docs" / "example.py").write_text("told = 1\n")
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "module.py").write_text("# Told.\nold = 1\nis_told = 1\n")
+    (tmp_path / "proxy" / "clean.py").write_text("old = 1\n")
+    (tmp_path / "proxy" / "app.js").write_text("told = 1\n")
+
+    assert list(check_config(Config([RULE], ["docs"], ["proxy"]), tmp_path)) == [
+        Finding(Path("docs/page.md"), 1, "Told", "reported"),
+        Finding(Path("proxy/module.py"), 3, "told", "reported"),
+    ]
+
+
+def test_the_command_fails_if_a_file_does_not_follow_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).with_name("rules.toml").relative_to(ROOT)
+
+    assert main([str(page)]) == 1
+    assert f"{page}:" in capsys.readouterr().out
+    assert main(["tests/prose/__main__.py"]) == 0
+    assert capsys.readouterr().out == ""
