@@ -225,8 +225,7 @@ class BoundedHttp(LingeringHttp):
                 # llhttp has parsed it.
                 self._announced_bytes = int(value)
             elif name == b"expect":
-                # A client of HTTP/1.0 may not understand the response to it (RFC 9110, 10.1.1).
-                self.expect_100_continue = version != "1.0" and value.lower() == b"100-continue"
+                self.expect_100_continue = value.lower() == b"100-continue"
         self.url, authority = target
         if authority is not None:
             # It replaces Host (RFC 9112, 3.2.2).

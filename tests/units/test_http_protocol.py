@@ -78,17 +78,3 @@ async def test_a_connection_with_a_running_request_is_not_idle() -> None:
 
         assert b"204" in await reader.readuntil(b"\r\n\r\n")
         assert await reader.read() == b""
-
-
-async def test_a_client_of_http_1_0_gets_no_interim_response() -> None:
-    request = b"POST / HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
-
-    async def read(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive())["more_body"]:
-            pass
-        await answer(scope, receive, send)
-
-    async with asyncio.timeout(10), served(read) as (reader, writer, _):
-        writer.write(request + b"ab")
-
-        assert (await reader.read()).startswith(b"HTTP/1.1 204")
