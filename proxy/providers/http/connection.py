@@ -16,6 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from proxy.wire.chunk_sizes import size_line
 
 _HEAD_BYTES = 64 * 1024
+"""Of the head, or of the trailer. The parser keeps a header until its end, so that bytes are counted too."""
 HIGH_WATER = 256 * 1024
 """Unread bytes, above which the proxy stops reading from the connection."""
 
@@ -37,6 +38,8 @@ class Response:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._head_bytes = 0
+        self._parsed_bytes = 0
+        """Bytes of the network since the last piece of the body."""
         self._has_head = False
         self._body: list[bytes] = []
         self._unread = 0
@@ -104,8 +107,8 @@ class Response:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of the answer came."""
-        return self._has_head or self._head_bytes > 0
+        """Whether a part of the answer came, if only of its first line."""
+        return self._has_head or self._parsed_bytes > 0
 
     def fail(self, failure: Exception) -> None:
         """Let the reader have this, behind what came before; an answer that is complete stays so."""
@@ -150,9 +153,13 @@ class Response:
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
-            self.fail(ConnectionBroken())
-            self._connection.abort()
-        if self._body:
+            self._break()
+        if not self._body:
+            self._parsed_bytes += len(data)
+            if self._parsed_bytes > _HEAD_BYTES:
+                self._break()
+        else:
+            self._parsed_bytes = 0
             self._unread += len(data)
             if self._unread > HIGH_WATER and not self._is_held_back:
                 self._is_held_back = True
@@ -175,6 +182,10 @@ class Response:
             self._wake()
         else:
             self.fail(ConnectionBroken())
+
+    def _break(self) -> None:
+        self.fail(ConnectionBroken())
+        self._connection.abort()
 
     def _is_framed(self) -> bool:
         return "content-length" in self.headers or "transfer-encoding" in self.headers

@@ -242,6 +242,56 @@ async def test_a_connection_that_the_provider_closes_on_the_next_request_is_repl
     assert playing.connections == 2
 
 
+async def test_a_request_is_not_sent_again_after_a_part_of_the_first_line(http_session: HttpSession) -> None:
+    answered: list[bool] = []
+
+    async def play(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 2" if answered else OK)
+        if answered:
+            writer.close()
+        answered.append(True)
+
+    async with provider(play) as (playing, endpoint):
+        await whole(await http_session.ask(endpoint, b"{}", connect=1))
+        with pytest.raises(UpstreamUnreachable):
+            await http_session.ask(endpoint, b"{}", connect=1)
+
+    assert len(playing.requests) == 2
+
+
+def pours(start: bytes) -> Play:
+    """Send ``start``, then one letter until the client closes the connection, or several megabytes."""
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        for _ in range(16 * HIGH_WATER // 16384):
+            writer.write(b"x" * 16384)
+            await writer.drain()
+
+    return play
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nx-name: ", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 "])
+async def test_a_head_that_does_not_end_is_limited(http_session: HttpSession, start: bytes) -> None:
+    async with provider(pours(start)) as (_, endpoint):
+        with pytest.raises(UpstreamUnreachable) as refused:
+            async with asyncio.timeout(5):
+                await http_session.ask(endpoint, b"{}", connect=1)
+
+    assert refused.value.label == "broken"
+
+
+async def test_a_trailer_that_does_not_end_is_limited(http_session: HttpSession) -> None:
+    start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-name: "
+    async with provider(pours(start)) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        assert await response.read() == b"ok"
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionBroken):
+                await response.read()
+        response.release()
+
+
 async def test_a_new_connection_without_an_answer_is_not_replaced(http_session: HttpSession) -> None:
     async with provider(says(then_close=True)) as (playing, endpoint):
         with pytest.raises(UpstreamUnreachable):
