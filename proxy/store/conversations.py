@@ -21,8 +21,9 @@ from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
+from proxy.store.sql.conversation_changes import Addition, ConversationChanges, Done
 from proxy.store.sql.conversation_list import Outlines
-from proxy.store.sql.conversations import Addition, ConversationStatements, Done
+from proxy.store.sql.conversation_queries import ConversationQueries
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
@@ -47,7 +48,8 @@ class SqlLibrary:
         self._writer = writer
         self._reading = statements(TurnQueries, database.dialect)
         self._completions = statements(Completions, database.dialect)
-        self._conversations = statements(ConversationStatements, database.dialect)
+        self._conversations = statements(ConversationQueries, database.dialect)
+        self._changes = statements(ConversationChanges, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
         self._outlines = statements(Outlines, database.dialect)
         self._retention = statements(Retention, database.dialect)
@@ -88,7 +90,7 @@ class SqlLibrary:
     ) -> Conversation:
         first = _addition(None, [], items)
         return await self._write(
-            lambda on: self._conversations.create(on, caller, end_user, conversation_id, metadata, first, now)
+            lambda on: self._changes.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
 
     async def list_conversations(self, caller: str, query: ConversationQuery) -> Page[Conversation] | None:
@@ -106,10 +108,10 @@ class SqlLibrary:
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        return await self._write(lambda on: self._conversations.update(on, caller, conversation_id, metadata))
+        return await self._write(lambda on: self._changes.update(on, caller, conversation_id, metadata))
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        return await self._is_done(lambda on: self._conversations.delete(on, caller, conversation_id, now))
+        return await self._is_done(lambda on: self._changes.delete(on, caller, conversation_id, now))
 
     async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
         return await self._database.read(lambda on: self._conversations.items(on, caller, conversation_id))
@@ -167,7 +169,7 @@ class SqlLibrary:
         if turn_id not in await self.turn_ids(caller, conversation_id):
             return False
         return await self._is_done(
-            lambda on: self._conversations.delete_item(on, caller, turn_id, position, rest, now)
+            lambda on: self._changes.delete_item(on, caller, turn_id, position, rest, now)
         )
 
     # --- retention ---
@@ -182,7 +184,7 @@ class SqlLibrary:
         return removed
 
     async def _append(self, caller: str, conversation_id: str, new: Addition, now: float) -> Done:
-        return await self._change(lambda on: self._conversations.add(on, caller, conversation_id, new, now))
+        return await self._change(lambda on: self._changes.add(on, caller, conversation_id, new, now))
 
     async def _next_old(self, before: float, after: int) -> tuple[Sequence[Old], int | None]:
         return await self._database.read(lambda on: self._retention.find(on, before, after))

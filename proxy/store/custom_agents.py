@@ -12,7 +12,7 @@ from proxy.request_errors import AgentNameTaken, TooManyAgents
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
-from proxy.store.sql.dialects import insert_into, statements
+from proxy.store.sql.dialects import insert_into, is_given, statements
 from proxy.store.sql.tables import conversations, creations, snapshots, turns
 
 R = TypeVar("R")
@@ -77,8 +77,8 @@ class CustomAgentStatements:
 
     def __init__(self, dialect: str) -> None:
         of = creations.c
-        is_of_caller = of.caller == bindparam("of_caller", type_=of.caller.type)
-        is_named = of.name == bindparam("of_name", type_=of.name.type)
+        is_of_caller = is_given(of.caller)
+        is_named = is_given(of.name)
         self._revision = select(func.coalesce(func.max(of.key), 0), func.count()).where(is_of_caller)
         self._all = select(creations).where(is_of_caller).order_by(of.key)
         self._versions = select(creations).where(is_of_caller, is_named).order_by(of.version)
@@ -86,14 +86,10 @@ class CustomAgentStatements:
         self._delete = delete(creations).where(is_of_caller, is_named)
         self._names = select(func.count(of.name.distinct())).where(is_of_caller)
         of_snapshot = snapshots.c
-        self._is_callers = of_snapshot.caller == bindparam("of_caller", type_=of_snapshot.caller.type)
-        self._forget = delete(snapshots).where(
-            self._is_callers, of_snapshot.name == bindparam("of_name", type_=of_snapshot.name.type)
-        )
+        self._is_callers = is_given(of_snapshot.caller)
+        self._forget = delete(snapshots).where(self._is_callers, is_given(of_snapshot.name))
         self._count_snapshots = (
-            select(func.count())
-            .select_from(snapshots)
-            .where(self._is_callers, of_snapshot.name == bindparam("of_name", type_=of_snapshot.name.type))
+            select(func.count()).select_from(snapshots).where(self._is_callers, is_given(of_snapshot.name))
         )
         self._snapshot = select(of_snapshot.body).where(
             self._is_callers, of_snapshot.digest == bindparam("of_digest")
@@ -102,14 +98,14 @@ class CustomAgentStatements:
         of_conversation = conversations.c
         conversation = (
             select(of_conversation.key)
-            .where(of_conversation.caller == bindparam("of_caller", type_=of_conversation.caller.type))
+            .where(is_given(of_conversation.caller))
             .where(of_conversation.id == bindparam("of_conversation", type_=of_conversation.id.type))
             .scalar_subquery()
         )
         self._pinned = (
             select(turns.c.snapshot)
             .where(turns.c.conversation == conversation, turns.c.snapshot.is_not(None))
-            .where(turns.c.team == bindparam("of_team", type_=turns.c.team.type))
+            .where(is_given(turns.c.team))
             .order_by(turns.c.key)
             .limit(1)
         )

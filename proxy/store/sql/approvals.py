@@ -33,6 +33,7 @@ from proxy.approvals.repository import (
     ApprovalUpdate,
     DecisionRecord,
 )
+from proxy.store.sql.dialects import is_given
 from proxy.store.sql.stored_completions import visible_to
 from proxy.store.sql.tables import approvals, conversations, other_turns, turns
 from proxy.turns.records import Page, TurnEnd
@@ -54,8 +55,8 @@ class ApprovalStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        of_caller = _of.caller == bindparam("of_caller", type_=_of.caller.type)
-        of_id = _of.id == bindparam("of_id", type_=_of.id.type)
+        of_caller = is_given(_of.caller)
+        of_id = is_given(_of.id)
         of_turn = _of.turn == bindparam("of_turn")
         in_turn = bindparam("in_turn", type_=_of.run_in.type)
         self._all: Select[Any] = (
@@ -79,7 +80,7 @@ class ApprovalStatements:
         conversation = conversations.c
         self._locked_head = (
             select(conversation.head)
-            .where(conversation.caller == bindparam("of_caller", type_=conversation.caller.type))
+            .where(is_given(conversation.caller))
             .where(conversation.id == bindparam("of_conversation", type_=conversation.id.type))
             # The lock of a new head: beginning a turn does not wait for it.
             .with_for_update(key_share=True)

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bind
 from proxy.conversations.repository import ConversationSummary, excerpt_of, is_about
 from proxy.messages import Item, UserMessage, text_of
 from proxy.store.sql import rows
-from proxy.store.sql.dialects import listed
+from proxy.store.sql.dialects import is_given, listed
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.records import TurnRecord
 
@@ -44,8 +44,8 @@ class Outlines:
         )
         key = (
             select(conversations.c.key)
-            .where(conversations.c.caller == bindparam("of_caller", type_=conversations.c.caller.type))
-            .where(conversations.c.id == bindparam("of_id", type_=conversations.c.id.type))
+            .where(is_given(conversations.c.caller))
+            .where(is_given(conversations.c.id))
             .scalar_subquery()
         )
         self._tree: Select[Any] = (

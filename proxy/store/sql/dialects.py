@@ -1,4 +1,4 @@
-"""SQL constructs that differ between SQLite and PostgreSQL, and the cache of built statements."""
+"""SQL constructs that queries share, those that differ between SQLite and PostgreSQL, and the cache of statements."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ S = TypeVar("S")
 
 # A literal, not a parameter: a partial index is used only where the database sees its condition.
 IS_RUNNING = turns.c.status == literal_column("'running'")
+
+
+def is_given(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that a column has the value of the parameter ``of_`` and its name."""
+    return column == bindparam(f"of_{column.key}", type_=column.type)
 
 
 decode_json = msgspec.json.decode

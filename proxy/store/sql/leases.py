@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, or_, select, true, update
 
-from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.dialects import IS_RUNNING, is_given, listed
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.tables import turns
 
@@ -15,13 +15,13 @@ class LeaseStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        worker = turns.c.worker == bindparam("of_worker", type_=turns.c.worker.type)
+        worker = is_given(turns.c.worker)
         self._renew = update(turns).where(worker, IS_RUNNING).values(lease_until=bindparam("lease_until"))
         self._to_stop = select(turns.c.id).where(worker, IS_RUNNING, turns.c.cancel_requested)
         self._request_cancel = (
             update(turns)
-            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type))
-            .where(turns.c.id == bindparam("of_id", type_=turns.c.id.type), IS_RUNNING)
+            .where(is_given(turns.c.caller))
+            .where(is_given(turns.c.id), IS_RUNNING)
             .values(cancel_requested=true())
         )
         dead = listed(dialect, "dead")

@@ -25,7 +25,7 @@ from sqlalchemy.sql.expression import literal_column
 
 from proxy.conversations.repository import CompletionQuery
 from proxy.store.sql import rows
-from proxy.store.sql.dialects import statements
+from proxy.store.sql.dialects import is_given, statements
 from proxy.store.sql.tables import conversations, storable, turns
 from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.records import Page, TurnRecord
@@ -59,23 +59,21 @@ class Completions:
         self._all: Select[Any] = (
             select(*turns.c, conversations.c.id.label("conversation_id"))
             .join(conversations, conversations.c.key == turns.c.conversation)
-            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), *_IS_COMPLETION)
+            .where(is_given(turns.c.caller), *_IS_COMPLETION)
         )
-        of_id = turns.c.id == bindparam("of_id", type_=turns.c.id.type)
+        of_id = is_given(turns.c.id)
         # By the conversation's caller: a completion that was deleted since has none.
         self._key = (
             select(turns.c.key)
             .join(conversations, conversations.c.key == turns.c.conversation)
-            .where(of_id, conversations.c.caller == bindparam("of_caller", type_=turns.c.caller.type))
+            .where(of_id, is_given(conversations.c.caller))
         )
-        change = update(turns).where(
-            turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), of_id, *_IS_COMPLETION
-        )
+        change = update(turns).where(is_given(turns.c.caller), of_id, *_IS_COMPLETION)
         self._update = change.values(metadata=bindparam("pairs", type_=turns.c.metadata.type))
         self._delete = change.values(FORGOTTEN)
         self._forget = (
             update(turns)
-            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), of_id)
+            .where(is_given(turns.c.caller), of_id)
             .where(turns.c.is_stored, turns.c.status != literal_column("'running'"))
             .values(FORGOTTEN)
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, bindparam, func, select
 
-from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.dialects import IS_RUNNING, is_given, listed
 from proxy.store.sql.tables import conversations, turns
 from proxy.turns.records import PollResult
 
@@ -72,7 +72,7 @@ def _of_conversation(*columns: Any) -> Select[Any]:
     of = conversations.c
     key = (
         select(of.key)
-        .where(of.caller == bindparam("of_caller", type_=of.caller.type))
+        .where(is_given(of.caller))
         .where(of.id == bindparam("of_conversation", type_=of.id.type))
         .scalar_subquery()
     )
