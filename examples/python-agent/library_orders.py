@@ -11,8 +11,11 @@ ORDERS: list[tuple[str, str]] = []
 async def order(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
     """Order the book that the last message names, or hand over to the desk."""
     title = next((title for title in PRICES if title in context.text.lower()), None)
-    if title is None:
+    if title is None and "Librarian" in context.handoffs:
         yield HandOver("Librarian", "the message names no book that can be ordered")
+        return
+    if title is None:  # there is no agent to hand over to, or the limit of handoffs is reached
+        yield f"I can order {' and '.join(PRICES)}."
         return
 
     def send() -> str:

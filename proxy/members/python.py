@@ -113,15 +113,21 @@ def python_member(found: Any, threads: ToolThreads) -> Member:
     Raises:
         ConfigurationError: It is neither.
     """
+    if inspect.isclass(found):
+        raise ConfigurationError(
+            f"{found.__name__!r} is a class; name an object, or a function without parameters that returns one"
+        )
     run = getattr(found, "run", None)
-    if callable(run) and not inspect.isclass(found) and _takes_turn(run):
+    if callable(run) and _takes_turn(run):
         return ObjectMember(found, threads)
-    if callable(found) and not inspect.isclass(found) and _takes_turn(found):
+    if callable(found) and _takes_turn(found):
         return FunctionMember(found, threads)
     if callable(found) or callable(run):
-        raise ConfigurationError("it must be a function with the parameters 'messages' and 'context'")
+        what = "it must be a function" if callable(found) else "its method 'run' must be one"
+        raise ConfigurationError(f"{what} with the parameters 'messages' and 'context'")
     raise ConfigurationError(
-        f"an object of type {type(found).__name__!r} is not an agent; see the documentation of members"
+        f"an object of type {type(found).__name__!r} is neither a function, nor an object with a method 'run', "
+        "nor an agent of a supported framework"
     )
 
 

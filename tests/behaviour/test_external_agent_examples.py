@@ -33,6 +33,16 @@ async def test_python_agent(tmp_path: Path, upstream: FakeUpstream) -> None:
     assert upstream.requests[1].body["messages"][0]["content"].startswith("You work at the desk")
 
 
+async def test_python_agent_as_a_team_of_one(tmp_path: Path) -> None:
+    (tmp_path / "library_orders.py").symlink_to(EXAMPLES / "python-agent" / "library_orders.py")
+    teams = tmp_path / "teams.yaml"
+    teams.write_text('teams: {orders: {python: "library_orders:order"}}', encoding="utf-8")
+    async with serve(tmp_path, teams=teams) as served:
+        answer = await Caller(served).ask([user("When do you open?")], model="orders")
+
+    assert answer == "I can order moby-dick and the dispossessed."
+
+
 async def test_remote_agent(tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     upstream.reply(calls(("transfer_to_support", {})), text("It is on its way."))
     monkeypatch.setenv("SUPPORT_URL", upstream.base_url)

@@ -184,6 +184,24 @@ def no_agent(one: str) -> str:
     return one
 
 
+class Runner:
+    """Its method is not for turns."""
+
+    def run(self, text: str) -> str:
+        """Return the text."""
+        return text
+
+
+runner = Runner()
+
+
+def uncompiled() -> object:
+    """Return a graph of LangGraph that is not compiled."""
+    from langgraph.graph import MessagesState, StateGraph
+
+    return StateGraph(MessagesState)
+
+
 def without_a_key() -> object:
     """A function that makes an agent, whose environment lacks a variable."""
     raise RuntimeError("DESK_KEY is not set\nand more")

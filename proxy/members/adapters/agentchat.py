@@ -67,11 +67,13 @@ def component_member(file: Path) -> Member:
     """Return the member of a file with a component. Loading it executes the code that it names.
 
     Raises:
-        ConfigurationError: The file has no agent or team.
+        ConfigurationError: The file cannot be read, or has no agent or team.
     """
     try:
         model = ComponentModel.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{file.name} cannot be read ({type(error).__name__})") from None
+    except ValueError as error:
         raise ConfigurationError(f"{file.name} is not a component ({type(error).__name__})") from None
 
     def make() -> Any:

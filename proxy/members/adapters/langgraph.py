@@ -16,9 +16,11 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.errors import ParentCommand
+from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
+from proxy.errors import ConfigurationError
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
     TRANSFERRED,
@@ -49,7 +51,13 @@ _MODES = ["messages", "updates", "custom", "tasks"]
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
-    """Return the member of a compiled graph."""
+    """Return the member of a compiled graph.
+
+    Raises:
+        ConfigurationError: The graph is not compiled.
+    """
+    if isinstance(found, StateGraph):
+        raise ConfigurationError("the graph is not compiled; name the result of its method 'compile'")
     return LangGraphMember(found) if isinstance(found, Pregel) else None
 
 
