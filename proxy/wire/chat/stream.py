@@ -132,7 +132,9 @@ class ChunkEncoder:
         if b'\\"' in data:
             # What separates two texts can be a part of a text.
             return b"".join(head + sse.one_line(encode(text)) + tail for text in texts)
-        return head + data[1:-1].replace(b'","', b'"' + tail + head + b'"') + tail
+        # Without the quotation marks at both ends: that of the first text and a comma in it look like a separator.
+        middle = data[2:-2].replace(b'","', b'"' + tail + head + b'"')
+        return head + b'"' + middle + b'"' + tail
 
     @property
     def text_frame(self) -> tuple[bytes, bytes] | None:

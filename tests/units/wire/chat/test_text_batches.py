@@ -27,6 +27,8 @@ PIECES = [
     "\x85",
     "\x7f",
     "a,b",
+    ",",
+    ",,",
 ]
 
 
@@ -65,6 +67,13 @@ def test_batches_have_the_frames_of_their_entries(seed: int, has_ids: bool) -> N
     frames, entries = in_batches(batches, has_ids=has_ids)
 
     assert frames == one_by_one(entries, has_ids=has_ids)
+
+
+def test_a_comma_may_be_the_first_of_several_texts() -> None:
+    texts: list[Event] = [TextDelta(","), TextDelta(" and"), TextDelta(",")]
+    frames, entries = in_batches([[Started("chatcmpl-1", "triage"), TextDelta("Hello")], texts])
+
+    assert frames == one_by_one(entries)
 
 
 @pytest.mark.parametrize("seed", range(20))
