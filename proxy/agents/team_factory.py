@@ -11,7 +11,8 @@ import msgspec
 
 from proxy.agents.agent import Agent, Delegation, HandoffTarget
 from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
-from proxy.agents.compaction.summary import CutCache, SummaryWriter
+from proxy.agents.compaction.cut_cache import CutCache
+from proxy.agents.compaction.summary import SummaryWriter
 from proxy.agents.delegation import delegate_tool_spec
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.remote_member import RemoteApprovals, RemoteMember

@@ -15,28 +15,25 @@ import msgspec
 
 from proxy.agents.agent import Agent
 from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, pinned_before, view_of
+from proxy.agents.compaction.cut_cache import CutCache, Scope
 from proxy.agents.compaction.history import History, history_of, member_history
 from proxy.agents.compaction.plan import (
-    KnownCuts,
     Plan,
     compaction_of,
-    group_starts,
     plan_compaction,
     summary_tokens,
 )
 from proxy.agents.compaction.size import items_tokens, text_tokens
 from proxy.agents.compaction.summary import (
     ContextSummary,
-    CutCache,
     SummaryWriter,
-    digests_at,
     standalone_text,
 )
 from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
 from proxy.members.port import sees_of
-from proxy.messages import Item, UserMessage, text_of
+from proxy.messages import Item, UserMessage
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 
@@ -223,7 +220,7 @@ class Compactor:
         items = history.items
 
         def make_plan() -> Plan | None:
-            known = self._known(items, turn.caller)
+            known = self._cache.known(items, self._scope(state))
             return plan_compaction(items, memory.cut, known, fixed=size.fixed, before=before, limit=limit)
 
         plan = make_plan()
@@ -270,9 +267,7 @@ class Compactor:
     def _store(self, agent: Agent, state: TurnState, history: History, plan: Plan, summary: str) -> None:
         """Append the compaction to the items of the turn, and remember it for turns with the same beginning."""
         items = history.items
-        places = sorted({plan.retained_from, plan.whole})
-        digests = dict(zip(places, digests_at(items, places, *self._scope(state.turn.caller)), strict=True))
-        replaced, shortened = digests[plan.retained_from], digests[plan.whole]
+        replaced, shortened = self._cache.add(items, plan, summary, self._scope(state))
         compaction = msgspec.structs.replace(
             compaction_of(items, plan, has_summary=bool(summary)),
             scope=history.scope,
@@ -282,9 +277,6 @@ class Compactor:
         item = Item(UserMessage(content=summary), agent=agent.name, visible=False, compaction=compaction)
         state.turn.items.append(item)
         state.context_memory.cut = cut_of([*items, item])
-        if summary:
-            self._cache.put(_summary_key(replaced), summary)
-        self._cache.put(_shortened_key(shortened), "")
 
     async def _read_stored(self, state: TurnState, items: Sequence[Item]) -> bool:
         """Add the compactions that other branches of the conversation have stored, possibly on another worker.
@@ -305,39 +297,10 @@ class Compactor:
             # A new summary is as good, and the end of the turn reports the failure.
             logger.warning("failed to read stored compactions", extra={"turn_id": state.turn.id})
             return False
-        places = digests_at(items, group_starts(items), *self._scope(state.turn.caller))
-        beginnings = {digest.hex(): digest for digest in places}
-        has_any = False
-        for item in found:
-            compaction = item.compaction
-            assert compaction is not None
-            if (digest := beginnings.get(compaction.summary_digest)) is not None:
-                self._cache.put(_summary_key(digest), text_of(item.message))
-                has_any = True
-            if (digest := beginnings.get(compaction.shortened_digest)) is not None:
-                self._cache.put(_shortened_key(digest), "")
-                has_any = True
-        return has_any
+        return self._cache.add_stored(items, found, self._scope(state))
 
-    def _known(self, items: Sequence[Item], caller: str) -> KnownCuts:
-        places = group_starts(items)
-        digests = list(zip(places, digests_at(items, places, *self._scope(caller)), strict=True))
-        found = {place: self._cache.get(_summary_key(digest)) for place, digest in digests}
-        shortened = [
-            place for place, digest in digests if self._cache.get(_shortened_key(digest)) is not None
-        ]
-        return KnownCuts({place: text for place, text in found.items() if text}, shortened)
-
-    def _scope(self, caller: str) -> tuple[str, str]:
-        return caller, self._writer.model
-
-
-def _summary_key(digest: bytes) -> bytes:
-    return b"summary" + digest
-
-
-def _shortened_key(digest: bytes) -> bytes:
-    return b"shortened" + digest
+    def _scope(self, state: TurnState) -> Scope:
+        return state.turn.caller, self._writer.model
 
 
 def _history(agent: Agent, state: TurnState) -> History:

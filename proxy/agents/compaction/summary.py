@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import msgspec
 
@@ -49,7 +47,6 @@ _DEFAULT_PIECE = 240_000
 """Bytes of messages in one call if the window of the side model is unknown."""
 _LEAST_PIECE = 1_000
 _MAX_PIECES = 40
-_MAX_ENTRIES = 256
 _CHARACTERS_PER_WORD = 6
 _MAX_SECONDS = 300.0
 """Of all calls for a summary."""
@@ -65,31 +62,6 @@ class ContextSummary:
     calls: tuple[ModelCalled, ...] = ()
     failure: UpstreamFailed | None = None
     """Why the model wrote none, if it failed."""
-
-
-class CutCache:
-    """The newest compactions by a digest of the messages before them.
-
-    Branches with the same beginning share a summary, and requests of a client that stores nothing do not need another
-    one each time.
-    """
-
-    def __init__(self, max_entries: int = _MAX_ENTRIES) -> None:
-        self._texts: OrderedDict[bytes, str] = OrderedDict()
-        self._max_entries = max_entries
-
-    def get(self, key: bytes) -> str | None:
-        """Return the summary of the messages; ``""`` if their tool results were shortened."""
-        if key in self._texts:
-            self._texts.move_to_end(key)
-        return self._texts.get(key)
-
-    def put(self, key: bytes, text: str) -> None:
-        """Add a compaction; the one that was not used for the longest time is removed."""
-        self._texts[key] = text
-        self._texts.move_to_end(key)
-        while len(self._texts) > self._max_entries:
-            self._texts.popitem(last=False)
 
 
 class SummaryWriter:
@@ -261,27 +233,3 @@ def _lines(items: Sequence[Item]) -> Iterator[str]:
                 yield f"{item.agent or 'Assistant'} calls {name}({arguments})"
         else:
             yield f"Result of {message.name}: {text}"
-
-
-def digests_at(items: Sequence[Item], places: Sequence[int], *scope: str) -> list[bytes]:
-    """Return a digest of the items before each of the places, which are in order, and of the scope."""
-    digest = blake2b(digest_size=16)
-    for part in scope:
-        digest.update(b"%d:%b" % (len(part), part.encode(errors="replace")))
-    digests = []
-    done = 0
-    for place in places:
-        for item in items[done:place]:
-            if item.compaction is None or item.agent is None:
-                digest.update(_encoded(item))
-        done = place
-        digests.append(digest.digest())
-    return digests
-
-
-def _encoded(item: Item) -> bytes:
-    try:
-        return msgspec.json.encode(item.message)
-    except ValueError:
-        # Half of a surrogate pair.
-        return repr(item.message).encode(errors="replace")
