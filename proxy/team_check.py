@@ -47,7 +47,7 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """One line for each model; ``is_ok`` if all of them answered."""
+    """One line for each model and external agent; ``is_ok`` if all models answered."""
 
     lines: tuple[str, ...]
     is_ok: bool
@@ -88,7 +88,13 @@ async def check_connections(
     finally:
         await models.close()
     scripted = [f"{name}: not called: the demonstration answers" for name in sorted(in_use - real.keys())]
-    return Connections((*called, *scripted), all(one.failure is None for one in found))
+    external = [
+        f"{team}/{name}: not called: an external agent can have effects"
+        for team, definition in loaded.definitions.teams.items()
+        for name, agent in definition.agents.items()
+        if agent.member is not None
+    ]
+    return Connections((*called, *scripted, *external), all(one.failure is None for one in found))
 
 
 def _line(name: str, model: str, address: str, found: Probe) -> str:

@@ -172,6 +172,9 @@ def line_and_column(text: str, position: int) -> tuple[int, int]:
 
 
 _UNCLOSED_QUOTE = "unexpected end of stream"
+_CONTINUATION = (
+    "not valid YAML: unexpected ':'; the indentation makes this line a part of the text in the line before it"
+)
 _MESSAGES = (
     ("but found another document", "a team file must be one YAML document; a second one starts here"),
     ("undefined alias", "this alias has no anchor; text that starts with '*' needs quotes"),
@@ -206,9 +209,16 @@ def _unreadable(error: yaml.MarkedYAMLError, text: str) -> UnreadableFile:
         return UnreadableFile(_message(error, line), line, context.column + 1)
     if text[mark.index - 1 : mark.index + 1] == "${":
         what = "not valid YAML: between brackets or braces, ${NAME} needs quotes"
+    elif "mapping values are not allowed" in (error.problem or "") and _is_key(text, mark.index):
+        what = _CONTINUATION
     else:
         what = _message(error, line)
     return UnreadableFile(what, mark.line + 1, mark.column + 1)
+
+
+def _is_key(text: str, colon: int) -> bool:
+    """Whether a colon is the first one in its line, so that the text before it was meant as a key."""
+    return ":" not in text[text.rfind("\n", 0, colon) + 1 : colon]
 
 
 def _message(error: yaml.MarkedYAMLError, line: int) -> str:

@@ -301,6 +301,16 @@ async def test_check_connect_reports_each_model(tmp_path: Path) -> None:
     ]
 
 
+async def test_check_connect_lists_external_agents_without_a_call(tmp_path: Path) -> None:
+    async with FakeUpstream() as remote:
+        address = f'{{remote: {{base_url: "{remote.base_url}", model: far}}}}'
+        code, lines = await check(tmp_path, f"teams: {{expert: {address}}}")
+        requests = remote.requests
+
+    assert (code, requests) == (0, [])
+    assert lines[-1] == "expert/expert: not called: an external agent can have effects"
+
+
 async def test_check_connect_ends_with_0_if_all_models_answer(tmp_path: Path) -> None:
     plan = (("report_status", {"status": "ok"}),)
     async with FakeUpstream(answer=Gemini3(plan)) as good, FakeUpstream(answer=Gemini3(plan)) as other:
