@@ -154,12 +154,27 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_database"))
 
 
-@pytest.fixture(params=BOTH)
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Yield the URL of a database without tables, for SQLite and PostgreSQL."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'folder' / 'store.sqlite'}"
-        return
-    request.getfixturevalue("postgres_server")
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_server: None) -> Iterator[str]:
     with new_database() as url:
         yield url
+
+
+@pytest.fixture
+def emptied_postgres(shared_postgres: str) -> str:
+    """Return the URL of the other database of the session, without tables; a new database takes half a second."""
+    on_server(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid();"
+        " DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+        url=shared_postgres,
+    )
+    return shared_postgres
+
+
+@pytest.fixture(params=BOTH)
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a database without tables, for SQLite and PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'folder' / 'store.sqlite'}"
+    return str(request.getfixturevalue("emptied_postgres"))
