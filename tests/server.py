@@ -101,8 +101,10 @@ def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings
         teams = folder / "teams.yaml"
         teams.write_text(TEAM_FILE.format(upstream=upstream))
         changes["teams"] = teams
-    # Tests that share a server are separated by their keys.
-    return load_settings(env_file=None, data_dir=folder / "data", **{"separate_keys": True, **changes})
+    # Tests that share a server are separated by their keys. A turn that a test leaves running, and whose client the
+    # server has not seen leave when it stops, would take the grace time of ten seconds.
+    defaults = {"separate_keys": True, "shutdown_grace": 1}
+    return load_settings(env_file=None, data_dir=folder / "data", **{**defaults, **changes})
 
 
 @asynccontextmanager

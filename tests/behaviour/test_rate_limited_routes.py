@@ -219,7 +219,7 @@ async def test_a_decision_is_refused_when_as_many_turns_run_as_may(
 ) -> None:
     upstream.reply(hang())
     async with (
-        serve(tmp_path, upstream.base_url, max_running_turns=1) as served,
+        serve(tmp_path, upstream.base_url, max_running_turns=1, shutdown_grace=0) as served,
         connected(served, "/v1/ws") as client,
         httpx2.AsyncClient(headers={"Authorization": "Bearer other"}) as http,
     ):
