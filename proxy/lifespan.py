@@ -49,19 +49,12 @@ async def open_services(parts: Parts, publish: Callable[[Services], None]) -> As
         background.watch(history.writer_task)
         await parts.dispatcher.start()
         stack.push_async_callback(parts.dispatcher.close)
-        keys = Keys(
-            (key.get_secret_value() for key in settings.api_keys),
-            history.keys,
-            separates_keys=settings.separate_keys,
-        )
-        await keys.prepare(None)
-        parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
-        tracing = (
-            await stack.enter_async_context(open_tracing(with_content=settings.tracing_content))
-            if settings.tracing
-            else None
-        )
-        limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+        keys = await _open_keys(parts, history)
+        tracing = None
+        if settings.tracing:
+            tracing = await stack.enter_async_context(open_tracing(with_content=settings.tracing_content))
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        limiter = Limiter(redis_url)
         stack.push_async_callback(limiter.close)
         usage_recorder = UsageRecorder(limiter, partial(limits_of, keys, settings), metrics)
         stack.push_async_callback(usage_recorder.close)
@@ -69,7 +62,6 @@ async def open_services(parts: Parts, publish: Callable[[Services], None]) -> As
         teams = await open_team_set(parts, parts.loaded, history, record_usage)
         closing = await stack.enter_async_context(AsyncExitStack())
         closing.push_async_callback(teams.close)
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         messages = history.messages(redis_url, workers=settings.workers)
         stack.push_async_callback(messages.close)
         services = Services(
@@ -102,6 +94,19 @@ async def open_services(parts: Parts, publish: Callable[[Services], None]) -> As
         stack.callback(background.close)
         publish(services)
         yield reload
+
+
+async def _open_keys(parts: Parts, history: SqlHistory) -> Keys:
+    """Open the API keys, and set whether requests of browsers need one."""
+    settings = parts.settings
+    keys = Keys(
+        (key.get_secret_value() for key in settings.api_keys),
+        history.keys,
+        separates_keys=settings.separate_keys,
+    )
+    await keys.prepare(None)
+    parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
+    return keys
 
 
 def _start_tasks(

@@ -69,7 +69,6 @@ class TeamSet:
     """What is built from one version of the team files."""
 
     loaded: LoadedTeams
-    passthrough: PassThrough
     custom_agents: CustomAgents | None
     lookup: TeamLookup
     catalog: TeamCatalog
@@ -109,7 +108,6 @@ async def open_team_set(
         custom_agents = _custom_teams(parts.settings, registry, history, passthrough)
         return TeamSet(
             loaded=loaded,
-            passthrough=passthrough,
             custom_agents=custom_agents,
             lookup=TeamLookup(registry, custom_agents, versions),
             catalog=_catalog(parts, loaded, registry, passthrough, custom_agents),
