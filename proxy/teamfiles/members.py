@@ -42,8 +42,8 @@ def expand_member_teams(source: Source) -> None:
     for name, team in list(teams.items()) if isinstance(teams, dict) else ():
         if not isinstance(team, dict) or team.keys() & {"agents", "entry"}:
             continue
-        moved = [key for key in KINDS if key in team]
-        if moved:
+        if any(key in team for key in KINDS):
+            moved = [key for key in (*KINDS, "context_window") if key in team]
             agent = {key: team.pop(key) for key in moved}
             team |= {"entry": name, "agents": {name: agent}}
             for key in moved:

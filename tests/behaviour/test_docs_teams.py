@@ -85,6 +85,7 @@ def load_unless_not_installed(name: str, model: ComponentModel) -> None:
 )
 def test_all_team_files_are_valid(text: str, tmp_path: Path) -> None:
     (tmp_path / "library_tools.py").symlink_to(ROOT / "docs/examples/three-agents/library_tools.py")
+    (tmp_path / "library_orders.py").symlink_to(ROOT / "examples/python-agent/library_orders.py")
     write(tmp_path, text, "shown.yaml")
     if "teams" not in yaml.safe_load(text):
         write(tmp_path, "teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}", "team.yaml")

@@ -39,12 +39,7 @@ teams:
     side_model: writer
     {settings}
     remote: {{base_url: "{upstream}", model: far-model{window}}}
-  code:
-    entry: code
-    side_model: writer
-    {settings}
-    agents:
-      code: {{python: "long_member:run"{window}}}
+  code: {{python: "long_member:run", side_model: writer, {settings}{window}}}
 """
 MEMBER = """\
 from proxy.errors import ContextLengthExceeded
