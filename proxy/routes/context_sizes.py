@@ -15,7 +15,7 @@ from proxy.messages import Item, Usage, UserMessage, is_instruction
 from proxy.request_errors import RejectedRequest
 from proxy.routes.dependencies import BodyDep, CallerDep, Services, ServicesDep, json_response
 from proxy.routes.request_body import headers_of
-from proxy.routes.responses import options_of_request, turn_request
+from proxy.routes.response_request import options_of_request, response_turn_request
 from proxy.service.turns import PreviewedTurn
 from proxy.wire.conversations.objects import items_of
 from proxy.wire.responses.compaction import compaction_body
@@ -72,7 +72,7 @@ async def _preview(
     headers = headers_of(request.scope)
     options = options_of_request(services, caller, headers, parsed)
     try:
-        ask = await turn_request(services, caller, headers, body, parsed, options)
+        ask = await response_turn_request(services, caller, headers, body, parsed, options)
         return await services.turns.preview(ask)
     except RejectedRequest as rejected:
         raise responses_error(rejected) from None
