@@ -7,17 +7,20 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import redis
 
 from proxy.store.engine.database import database_url
+from proxy.store.engine.sqlite_file import DatabaseFile
 from proxy.store.messages.postgres import PostgresMessages
 from proxy.store.messages.redis_streams import RedisMessages
 from proxy.store.turns import SqlHistory, open_history
 from proxy.turns.worker_messages import MAX_MESSAGE_BYTES, WorkerMessages
 from tests.conftest import on_server
 from tests.fakes.worker_messages import MemoryBus, MemoryMessages
+from tests.polling import until
 
 REDIS = os.environ.get("HANDOFF_TEST_REDIS") or "redis://127.0.0.1:6379/0"
 WITHIN = 10.0
@@ -189,3 +192,29 @@ async def test_a_table_is_polled_only_while_messages_are_expected(new_worker: Ca
     is_expecting = True
 
     assert await two.next() == b"waits"
+
+
+async def test_more_messages_than_one_query_returns_arrive_without_another_commit(
+    sqlite_database: str,
+) -> None:
+    history, other = open_history(sqlite_database), open_history(sqlite_database)
+    sender, messages = other.table_messages(interval=0.01), history.table_messages(interval=0.01)
+    two = Inbox(messages, "two")
+    log = DatabaseFile(Path(sqlite_database.removeprefix("sqlite:///")))
+    is_expecting = False
+    try:
+        await messages.start("two", two.received.put_nowait, is_expecting=lambda: is_expecting)
+        await sender.start("one", lambda _: None, is_expecting=lambda: False)
+        for number in range(1_200):
+            sender.send("two", b"%d" % number)
+        # It sends what is queued.
+        await sender.close()
+        await until(lambda: log.log_state() is not None)
+
+        is_expecting = True
+
+        assert [await two.next() for _ in range(1_200)] == [b"%d" % number for number in range(1_200)]
+    finally:
+        await messages.close()
+        await history.close()
+        await other.close()

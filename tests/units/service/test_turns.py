@@ -14,7 +14,7 @@ from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, Te
 from proxy.messages import Item, Usage, UserMessage
 from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.contract import Sink, TeamOutcome
-from proxy.turns.live import StopReason
+from proxy.turns.live import LiveTurn, StopReason
 from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, Progress, TurnEnd
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
@@ -453,6 +453,61 @@ async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conver
     record = await history.turn("c", opened.turn_id)
     assert record is not None
     assert (record.status, record.error_code) == ("failed", "internal_error")
+
+
+class AttendanceHistory(MemoryHistory):
+    """Records in which order departures and ends are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+
+    async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        self.written.append("departure")
+        await super().leave(turn, left_at=left_at, cancel_at=cancel_at)
+
+    async def finish(self, end: TurnEnd) -> bool:
+        self.written.append("end")
+        return await super().finish(end)
+
+
+class LeftTeam(RecordingTeam):
+    """A team whose tool has run and whose client leaves just before the answer is complete."""
+
+    def __init__(self, team: AgentTeam) -> None:
+        super().__init__(team)
+        self.live: asyncio.Future[LiveTurn] = asyncio.get_running_loop().create_future()
+
+    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
+        outcome = await super().answer(turn, sink)
+        turn.ran_effects = True
+        (await self.live).on_client_disconnect()
+        return outcome
+
+
+async def test_the_departure_of_a_client_is_written_before_the_end_that_it_did_not_get() -> None:
+    history, team = (
+        AttendanceHistory(),
+        LeftTeam(await team_of(agent("triage", ScriptedModel(says("Hello"))))),
+    )
+    service = TurnService(
+        OneTeam(team),
+        history,
+        approvals=MemoryApprovals(history),
+        policy=Policy(heartbeat=0.01, follow=0.01, listen=0.01),
+        clock=Clock(),
+    )
+
+    opened = await service.open(ASK)
+    team.live.set_result(opened.live)
+    assert opened.live.task is not None
+    await opened.live.task
+
+    assert history.written[:2] == ["departure", "end"]
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert (record.status, record.left_at is not None) == ("completed", True)
+    await service.close(grace=0)
 
 
 async def test_turn_that_is_not_retained_any_more_leaves_no_cycles() -> None:

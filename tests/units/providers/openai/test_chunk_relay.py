@@ -18,9 +18,11 @@ from proxy.messages import Usage
 from proxy.providers.http.connection import Connection, Owner
 from proxy.providers.model import ModelDelta, ModelRequest, forward_of
 from proxy.providers.openai.answer import Accepted, ProviderAnswer
+from proxy.providers.openai.chunk_relay import chunk_relay, varying_chunk_relay
+from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
-from proxy.providers.timeouts import ModelLimits
+from proxy.providers.timeouts import Alarm, ModelLimits
 from proxy.routes.client_connection import ClientConnection, StreamTimeouts
 from proxy.routes.streaming import stream
 from proxy.turns.live import LiveTurn
@@ -118,6 +120,7 @@ async def answer_of(
     reads: Sequence[bytes],
     *,
     has_relay: bool,
+    version: str = "1.1",
     limits: ModelLimits | None = None,
     make_reader: Callable[..., AnswerReader | ResponsesReader] = AnswerReader,
 ) -> Result:
@@ -126,7 +129,7 @@ async def answer_of(
     provider = Connection(Owner())
     provider.connection_made(cast("asyncio.Transport", FakeTransport()))
     response = provider.ask(b"request")
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": "1.1"}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": version}
     exchange = HttpExchange(
         client, scope, default_headers=[], announced_bytes=None, keep_alive=True, expects_continue=False
     )
@@ -172,7 +175,8 @@ async def answer_of(
     async with asyncio.timeout(20):
         await asyncio.gather(asking, return_exceptions=True)
         await writing
-    result.body = b"".join(chunks_of(client.fake.written.partition(b"\r\n\r\n")[2]))
+    body = client.fake.written.partition(b"\r\n\r\n")[2]
+    result.body = body if version == "1.0" else b"".join(chunks_of(body))
     result.events = [(entry.position, entry.event) for entry in live.entries]
     return result
 
@@ -409,6 +413,43 @@ async def test_anything_else_is_parsed(read: bytes) -> None:
     assert result.relayed == 3
     usual = await answer_of([*before, read], has_relay=False)
     assert (result.body, result.events) == (usual.body, usual.events)
+
+
+async def test_a_response_that_is_not_chunked_gets_no_text_from_relays() -> None:
+    reads = [START, *[chunk(event(" word"))] * 20, END]
+
+    old = await answer_of(reads, has_relay=True, version="1.0")
+
+    assert old.relayed == 0
+    assert old.body == (await answer_of(reads, has_relay=False)).body
+
+
+@pytest.mark.parametrize("ended_by", ["nothing", "size", "end of the call", "reader", "writer"])
+@pytest.mark.parametrize("is_varying", [False, True])
+async def test_a_read_is_passed_on_while_nothing_has_ended_the_relay(ended_by: str, is_varying: bool) -> None:
+    written: list[bytes] = []
+
+    def write(text: bytes) -> bool:
+        if ended_by != "writer":
+            written.append(text)
+        return ended_by != "writer"
+
+    data, read = event(" word"), chunk(event(" word"))
+    relay = TextRelay(write, b"", lambda: ended_by == "reader")
+    alarm = Alarm(lambda: None)
+    limits = 1.0, len(read) - (ended_by == "size"), lambda: ended_by == "end of the call"
+    if is_varying:
+        varying = VaryingFrame.of(b"", data[6:-2], " word", b'"content"', 10_000)
+        assert varying is not None
+        direct = varying_chunk_relay(varying, relay, alarm, *limits)
+    else:
+        frame = RepeatedFrame.of(data[6:-2], " word", 10_000)
+        assert frame is not None
+        direct = chunk_relay(frame, relay, alarm, *limits)
+
+    is_passed_on = ended_by == "nothing"
+    assert direct(read) is is_passed_on
+    assert (written, relay.texts) == (([b" word"], [" word"]) if is_passed_on else ([], []))
 
 
 async def test_an_answer_that_is_too_long_fails_as_without_a_relay() -> None:

@@ -87,3 +87,31 @@ def test_texts_are_joined_as_one_by_one(seed: int) -> None:
         if draw.random() < 0.5:
             together.pause()
             alone.pause()
+
+
+USED = ModelCalled("triage", "gpt", None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("events", "has_ids", "has_frame"),
+    [
+        pytest.param([], False, False, id="no text yet"),
+        pytest.param([TextDelta("a")], False, True, id="text"),
+        pytest.param([TextDelta("a")], True, False, id="with ids"),
+        pytest.param([TextDelta("a"), USED], False, False, id="end of a model call"),
+        pytest.param([TextDelta("a"), USED, TextDelta("b")], False, True, id="text of the next one"),
+        pytest.param([TextDelta("a"), Handoff("triage", "sales", "")], False, False, id="handoff"),
+    ],
+)
+def test_text_is_written_in_a_frame_only_if_its_chunk_has_nothing_else(
+    events: list[Event], has_ids: bool, has_frame: bool
+) -> None:
+    encoding = encoder(has_ids=has_ids)
+    for position, event in enumerate([Started("t", "triage"), *events], 1):
+        encoding.encode(Entry(position, event))
+
+    frame = encoding.text_frame
+
+    assert (frame is not None) is has_frame
+    if frame is not None:
+        assert frame[0] + b"c" + frame[1] == encoding.encode(Entry(9, TextDelta("c")))
