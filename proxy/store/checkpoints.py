@@ -8,7 +8,7 @@ from typing import cast
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.checkpoints import CheckpointStatements
 from proxy.store.sql.dialects import statements
 from proxy.turns.checkpoints import Checkpoint, TakenOver
@@ -22,7 +22,7 @@ class SqlCheckpoints:
         self._statements = statements(CheckpointStatements, database.dialect)
 
     async def save(self, *checkpoints: Checkpoint) -> bool:
-        stored = [(one, rows.items_json(one.items), rows.pack(one.journal)) for one in checkpoints]
+        stored = [(one, stored_items.items_json(one.items), rows.pack(one.journal)) for one in checkpoints]
         call = OtherWrite(lambda on: all(self._statements.save(on, *one) for one in stored))
         return cast(bool, await self._writer.write(call))
 

@@ -20,7 +20,7 @@ from proxy.store.engine.group_commit import OtherWrite, WriteStatements
 from proxy.store.engine.writer import Writer
 from proxy.store.messages.channel import MessageChannel
 from proxy.store.messages.table import POLL_SECONDS, TableMessages
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.attendance import AttendanceStatements
 from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
@@ -228,7 +228,7 @@ class SqlHistory:
         return await self._finish(end, await asyncio.to_thread(rows.pack, end.journal))
 
     async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
-        finish = Finish(end, rows.item_rows(end.items, is_input=False), journal)
+        finish = Finish(end, stored_items.item_rows(end.items, is_input=False), journal)
         return cast(bool, await self._writer.write(finish))
 
 

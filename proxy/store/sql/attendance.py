@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
 
-from proxy.store.sql import rows
+from proxy.store.sql import stored_items
 from proxy.store.sql.dialects import IS_RUNNING, listed
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import turns
@@ -54,7 +54,7 @@ class AttendanceStatements:
 
     def progress(self, connection: Connection, turn: int, progress: Progress) -> None:
         """Store the items so far."""
-        stored = rows.progress_json(progress)
+        stored = stored_items.progress_json(progress)
         given = {"turn": turn, "stored": stored, "ran": progress.ran_effects}
         self._progress.run(connection, [given])
 

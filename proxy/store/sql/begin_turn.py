@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, or_, sel
 
 from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.checkpoints import CheckpointStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
@@ -23,7 +23,7 @@ from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
-from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.stored_items import ItemRow
 from proxy.store.sql.tables import conversations, turns
 from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -54,7 +54,7 @@ class Begin:
 
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     """Return the turn as rows."""
-    said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
+    said = stored_items.item_rows(turn.input, is_input=True) if turn.is_stored else []
     return Begin(
         rows.conversation_row(turn),
         rows.turn_row(turn),
@@ -67,7 +67,9 @@ def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
 
 def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> Begin:
     """Return the turn with the one that it follows; ``journal`` is in the stored format."""
-    end = Finish(parent.end, rows.item_rows(parent.end.items, is_input=False), journal, moves_head=False)
+    end = Finish(
+        parent.end, stored_items.item_rows(parent.end.items, is_input=False), journal, moves_head=False
+    )
     return replace(begin, parent=begin_of(parent.turn), parent_end=end)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select,
 
 from proxy.conversations.repository import Rest
 from proxy.messages import ForeignItem, Item
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.dialects import IS_RUNNING, encode_json, insert_into, is_given
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.prepared_statement import Insertion
@@ -143,11 +143,12 @@ class ConversationChanges:
                 foreign_items.c.turn == turn.key, foreign_items.c.position == position
             )
             return "done" if connection.execute(gone).rowcount else "missing"
-        left = rest(rows.to_item(row.message, row.agent, row.visible).message) if rest is not None else None
+        item = stored_items.to_item(row.message, row.agent, row.visible)
+        left = rest(item.message) if rest is not None else None
         if left is None:
             connection.execute(delete(items).where(*here))
         else:
-            message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
+            message = stored_items.item_rows([Item(left)], is_input=row.is_input)[0][-1]
             connection.execute(update(items).where(*here).values(message=message))
         # Summaries of the conversation contain what is deleted.
         self._delete_compactions(connection, conversation.key, turn.key)
@@ -169,12 +170,12 @@ class ConversationChanges:
                 items.c.turn.in_(select(turns.c.key).where(turns.c.conversation == conversation)),
                 items.c.turn >= first_turn,
                 items.c.visible.is_(False),
-                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
+                items.c.message.contains(stored_items.COMPACTION_MEMBER, autoescape=True),
             )
         )
         for turn, position, *columns in candidates.all():
             # The state of a provider or an external agent can have a member of this name.
-            if rows.to_item(*columns).compaction is not None:
+            if stored_items.to_item(*columns).compaction is not None:
                 connection.execute(delete(items).where(items.c.turn == turn, items.c.position == position))
 
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
@@ -190,7 +191,7 @@ class ConversationChanges:
         self, connection: Connection, conversation: Row[Any], turn: int | None, new: Addition
     ) -> None:
         said = [
-            (turn, position, *rows.item_rows([item], is_input=True)[0])
+            (turn, position, *stored_items.item_rows([item], is_input=True)[0])
             for position, item in enumerate(new.items)
             if isinstance(item, Item)
         ]

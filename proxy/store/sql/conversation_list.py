@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bind
 
 from proxy.conversations.repository import ConversationSummary, excerpt_of, is_about
 from proxy.messages import Item, UserMessage, text_of
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.dialects import is_given, listed
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.records import TurnRecord
@@ -66,7 +66,7 @@ class Outlines:
         given = {"wanted": list(keys)}
         words: dict[int, str] = {}
         for key, message, agent, visible in connection.execute(self._first_words, given):
-            said = rows.to_item(message, agent, visible).message
+            said = stored_items.to_item(message, agent, visible).message
             if key not in words and isinstance(said, UserMessage):
                 words[key] = text_of(said)
         heads = {row[0]: (row[1], row[2]) for row in connection.execute(self._of_heads, given)}
@@ -95,7 +95,7 @@ class Outlines:
         return {key: excerpt_of(words, self._said_in(connection, key)) for key in keys}
 
     def _said_in(self, connection: Connection, key: int) -> Iterator[Item]:
-        return (rows.to_item(*one) for one in connection.execute(self._visible, {"of_key": key}))
+        return (stored_items.to_item(*one) for one in connection.execute(self._visible, {"of_key": key}))
 
 
 def may_be_about(words: str) -> ColumnElement[bool]:

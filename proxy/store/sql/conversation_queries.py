@@ -10,7 +10,7 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, func, select
 
 from proxy.conversations.repository import ConversationQuery, StoredItem
 from proxy.messages import ForeignItem
-from proxy.store.sql import rows
+from proxy.store.sql import rows, stored_items
 from proxy.store.sql.conversation_list import Outlines, may_be_about
 from proxy.store.sql.dialects import is_given, statements
 from proxy.store.sql.stored_completions import has_metadata, storable_pairs, visible_to
@@ -111,7 +111,7 @@ def _path(head: Any) -> CTE:
 
 
 def _stored_item(row: Row[Any]) -> StoredItem:
-    item = rows.to_item(row.message, row.agent, row.visible)
+    item = stored_items.to_item(row.message, row.agent, row.visible)
     return StoredItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
 
 

@@ -29,7 +29,7 @@ from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
-from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.stored_items import ItemRow
 from proxy.store.sql.tables import checkpoints, conversations, indexable, pending_calls, turns
 from proxy.turns.records import TurnEnd
 

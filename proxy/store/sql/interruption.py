@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.store.sql import rows
+from proxy.store.sql import stored_items
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed
 from proxy.store.sql.prepared_statement import Insertion
 from proxy.store.sql.tables import checkpoints, conversations, items, turns
@@ -82,7 +82,7 @@ class Interruption:
         connection.execute(self._interrupt, {"keys": [str(row.key) for row in lost], "now": now})
         for row in lost:
             if row.progress is not None and row.is_stored:
-                agent, said = rows.to_progress(row.progress)
+                agent, said = stored_items.to_progress(row.progress)
                 placed = ((row.key, row.inputs + place, *item) for place, item in enumerate(said))
                 self._add_items.run(connection, placed)
                 connection.execute(self._add_result, {"turn": row.key, "active": agent})

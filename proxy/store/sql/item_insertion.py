@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, Integer, Text, bindparam
 
 from proxy.store.sql.dialects import insert_into, numbered
 from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
-from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.stored_items import ItemRow
 from proxy.store.sql.tables import items
 
 LONG_LIST = 32

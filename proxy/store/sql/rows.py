@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Row
 
-from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
+from proxy.messages import Item
+from proxy.store.sql.stored_items import decode_items, to_item, to_json
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.records import (
@@ -18,7 +18,6 @@ from proxy.turns.records import (
     Conversation,
     ModelUse,
     NewTurn,
-    Progress,
     TurnEnd,
     TurnRecord,
 )
@@ -26,35 +25,8 @@ from proxy.turns.records import (
 COMPRESS_FROM_BYTES = 4096
 _PLAIN, _DEFLATED = b"p", b"z"
 
-ItemRow = tuple[bool, str | None, bool, str]
-"""The columns of an item behind turn and position, in the order of the table."""
-
-COMPACTION_MEMBER = '"compaction":'
-"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
-
-
-class _Members(msgspec.Struct, omit_defaults=True):
-    """Members of the stored message that are not part of the message, behind those that are."""
-
-    provider_state: ProviderState | None = None
-    compaction: Compaction | None = None
-    context_tokens: int | None = None
-    delegate: DelegateRecord | None = None
-    handoff: HandoffRecord | None = None
-
-
-_ENDS_OF_MEMBERS = frozenset("}0123456789")
-"""The last characters of the values of ``_Members``: objects and numbers. Most messages end with a text or a list."""
-
-_encode = msgspec.json.Encoder().encode
-_decode_members = msgspec.json.Decoder(_Members).decode
-_decode_message = msgspec.json.Decoder(Message).decode
-_decode_messages = msgspec.json.Decoder(list[Message]).decode
-_decode_all_members = msgspec.json.Decoder(list[_Members]).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
-_decode_items = msgspec.json.Decoder(list[ItemRow]).decode
-_decode_progress = msgspec.json.Decoder(tuple[str, list[ItemRow]]).decode
 
 
 def conversation_row(turn: NewTurn) -> dict[str, Any]:
@@ -111,19 +83,11 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
         "error_code": end.error_code,
         "fingerprint": end.fingerprint if end.is_history else None,
         "last_answer": end.last_answer if end.is_history else None,
-        "pending": _to_json(end.pending) if end.pending else None,
-        "uses": _to_json(end.uses) if end.uses else None,
+        "pending": to_json(end.pending) if end.pending else None,
+        "uses": to_json(end.uses) if end.uses else None,
         "ran_effects": end.ran_effects,
         "progress": None,
     }
-
-
-def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
-    """Return the items in the stored format."""
-    return [
-        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _message_json(item))
-        for item in items
-    ]
 
 
 def pack(journal: bytes) -> bytes | None:
@@ -140,33 +104,6 @@ def unpack(packed: bytes | None) -> bytes:
     if not packed:
         return b""
     return zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
-
-
-def to_item(message: str, agent: str | None, visible: bool) -> Item:
-    """Return the item of the columns."""
-    return to_items([(message, agent, visible)])[0]
-
-
-def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
-    """Return the items of rows that begin with message, agent and visible (true or 1)."""
-    # As one JSON list: a call for every message of a long conversation takes eight times as long.
-    joined = f"[{','.join([row[0] for row in columns])}]"
-    decoded = _decode_messages(joined)
-    if _ENDS_OF_MEMBERS.isdisjoint([row[0][-2] for row in columns]):
-        return [Item(message, row[1], row[2] == 1) for message, row in zip(decoded, columns, strict=True)]
-    return [
-        Item(
-            message,
-            row[1],
-            row[2] == 1,
-            more.provider_state,
-            more.compaction,
-            more.context_tokens,
-            more.delegate,
-            more.handoff,
-        )
-        for message, more, row in zip(decoded, _decode_all_members(joined), columns, strict=True)
-    ]
 
 
 def to_names(column: str | None) -> Sequence[str]:
@@ -219,25 +156,9 @@ def to_chain_turn(
     )
 
 
-def progress_json(progress: Progress) -> str:
-    """Return the progress of a turn in the stored format."""
-    return _to_json((progress.agent, item_rows(progress.items, is_input=False)))
-
-
-def to_progress(stored: str) -> tuple[str, list[ItemRow]]:
-    """Return the active agent and the items of a stored progress."""
-    return _decode_progress(stored)
-
-
-def items_json(items: Sequence[Item]) -> str:
-    """Return items in the stored format, as one JSON list."""
-    return _to_json(item_rows(items, is_input=False))
-
-
 def to_checkpoint(row: Row[Any], fence: int) -> Checkpoint:
     """Return the checkpoint of a row, for the owner with this fence."""
-    said = [to_item(message, agent, visible) for _, agent, visible, message in _decode_items(row.items)]
-    return Checkpoint(row.turn, fence, row.number, row.state, said, unpack(row.journal))
+    return Checkpoint(row.turn, fence, row.number, row.state, decode_items(row.items), unpack(row.journal))
 
 
 def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
@@ -276,31 +197,6 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
         reader_until=row.reader_until,
         first_attempt=row.first_attempt,
     )
-
-
-def _message_json(item: Item) -> str:
-    message = _to_json(item.message)
-    if (
-        item.state is None
-        and item.compaction is None
-        and item.tokens is None
-        and item.delegate is None
-        and item.handoff is None
-    ):
-        return message
-    more = _Members(item.state, item.compaction, item.tokens, item.delegate, item.handoff)
-    # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
-    # deletes or shortens a message deletes them too.
-    return f"{message[:-1]},{_to_json(more)[1:]}"
-
-
-def _to_json(value: object) -> str:
-    try:
-        return _encode(value).decode()
-    except UnicodeEncodeError:
-        # A tool may return text with half of a surrogate pair; no encoding has it.
-        whole = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
-        return whole.encode("utf-8", "replace").decode()
 
 
 def _said(row: Row[Any]) -> Item:

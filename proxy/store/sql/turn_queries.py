@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, literal_column, select
 
 from proxy.messages import Item
-from proxy.store.sql import rows, turn_statements
+from proxy.store.sql import rows, stored_items, turn_statements
 from proxy.store.sql.dialects import IS_RUNNING
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, turns
@@ -35,7 +35,7 @@ class TurnQueries:
             .where(
                 turns.c.conversation == bindparam("conversation"),
                 items.c.visible.is_(False),
-                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
+                items.c.message.contains(stored_items.COMPACTION_MEMBER, autoescape=True),
             )
             .order_by(items.c.turn.desc(), items.c.position.desc())
             .limit(MAX_COMPACTIONS)
@@ -86,20 +86,20 @@ class TurnQueries:
         turn_rows = self._chain.run(connection, [{"turn": turn}])
         item_rows = self._chain_items.run(connection, [{"turns": [row[0] for row in turn_rows]}])
         said: dict[int, list[Item]] = {row[0]: [] for row in turn_rows}
-        for row, item in zip(item_rows, rows.to_items(item_rows), strict=True):
+        for row, item in zip(item_rows, stored_items.to_items(item_rows), strict=True):
             said[row[3]].append(item)
         return [rows.to_chain_turn(row[0], said[row[0]], *row[1:]) for row in turn_rows]
 
     def last_items(self, connection: Connection, turn: int, limit: int) -> list[Item]:
         """Return the last items of a turn, oldest first."""
         found = self._last_items.run(connection, [{"turn": turn, "at_most": limit}])
-        return rows.to_items(found)[::-1]
+        return stored_items.to_items(found)[::-1]
 
     def compactions(self, connection: Connection, conversation: int) -> list[Item]:
         """Return the newest items with a compaction of the conversation, oldest first."""
         found = connection.execute(self._compactions, {"conversation": conversation}).all()
         # The state of a provider or an external agent can have a member of this name.
-        stored = rows.to_items([tuple(row) for row in reversed(found)])
+        stored = stored_items.to_items([tuple(row) for row in reversed(found)])
         return [item for item in stored if item.compaction is not None]
 
     def places(

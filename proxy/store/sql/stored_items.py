@@ -1,0 +1,123 @@
+"""Items in the stored format: the columns of a row, and JSON that holds several.
+
+A stored message has further members behind its own, such as the state of the provider.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
+from proxy.store.sql.tables import storable
+from proxy.turns.records import Progress
+
+ItemRow = tuple[bool, str | None, bool, str]
+"""The columns of an item behind turn and position, in the order of the table."""
+
+COMPACTION_MEMBER = '"compaction":'
+"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
+
+
+class _Members(msgspec.Struct, omit_defaults=True):
+    """Members of the stored message that are not part of the message, behind those that are."""
+
+    provider_state: ProviderState | None = None
+    compaction: Compaction | None = None
+    context_tokens: int | None = None
+    delegate: DelegateRecord | None = None
+    handoff: HandoffRecord | None = None
+
+
+_ENDS_OF_MEMBERS = frozenset("}0123456789")
+"""The last characters of the values of ``_Members``: objects and numbers. Most messages end with a text or a list."""
+
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+_decode_all_members = msgspec.json.Decoder(list[_Members]).decode
+_decode_rows = msgspec.json.Decoder(list[ItemRow]).decode
+_decode_progress = msgspec.json.Decoder(tuple[str, list[ItemRow]]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
+    """Return the items in the stored format."""
+    return [
+        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _message_json(item))
+        for item in items
+    ]
+
+
+def to_item(message: str, agent: str | None, visible: bool) -> Item:
+    """Return the item of the columns."""
+    return to_items([(message, agent, visible)])[0]
+
+
+def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
+    """Return the items of rows that begin with message, agent and visible (true or 1)."""
+    # As one JSON list: a call for every message of a long conversation takes eight times as long.
+    joined = f"[{','.join([row[0] for row in columns])}]"
+    decoded = _decode_messages(joined)
+    if _ENDS_OF_MEMBERS.isdisjoint([row[0][-2] for row in columns]):
+        return [Item(message, row[1], row[2] == 1) for message, row in zip(decoded, columns, strict=True)]
+    return [
+        Item(
+            message,
+            row[1],
+            row[2] == 1,
+            more.provider_state,
+            more.compaction,
+            more.context_tokens,
+            more.delegate,
+            more.handoff,
+        )
+        for message, more, row in zip(decoded, _decode_all_members(joined), columns, strict=True)
+    ]
+
+
+def progress_json(progress: Progress) -> str:
+    """Return the progress of a turn in the stored format."""
+    return to_json((progress.agent, item_rows(progress.items, is_input=False)))
+
+
+def to_progress(stored: str) -> tuple[str, list[ItemRow]]:
+    """Return the active agent and the items of a stored progress."""
+    return _decode_progress(stored)
+
+
+def items_json(items: Sequence[Item]) -> str:
+    """Return items in the stored format, as one JSON list."""
+    return to_json(item_rows(items, is_input=False))
+
+
+def decode_items(stored: str) -> list[Item]:
+    """Return the items of ``items_json``."""
+    return [to_item(message, agent, visible) for _, agent, visible, message in _decode_rows(stored)]
+
+
+def _message_json(item: Item) -> str:
+    message = to_json(item.message)
+    if (
+        item.state is None
+        and item.compaction is None
+        and item.tokens is None
+        and item.delegate is None
+        and item.handoff is None
+    ):
+        return message
+    more = _Members(item.state, item.compaction, item.tokens, item.delegate, item.handoff)
+    # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
+    # deletes or shortens a message deletes them too.
+    return f"{message[:-1]},{to_json(more)[1:]}"
+
+
+def to_json(value: object) -> str:
+    """Return a value as JSON; halves of surrogate pairs are replaced."""
+    try:
+        return _encode(value).decode()
+    except UnicodeEncodeError:
+        # A tool may return text with half of a surrogate pair; no encoding has it.
+        whole = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return whole.encode("utf-8", "replace").decode()
