@@ -19,9 +19,12 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from proxy.app import create_app, prepare
+from proxy.errors import ConfigurationError
 from proxy.routes.dependencies import Services
 from proxy.server import ProxyServer, server_config
 from proxy.settings import Settings, load_settings
+from proxy.settings_check import create_data_dir, exposure_problems
+from proxy.start_check import check_settings
 from tests.fork_server import ForkedProcess, fork
 
 TEAM_FILE = """\
@@ -173,11 +176,16 @@ class _Server(ProxyServer, _Prompt):
 
 def _prepare(settings: Settings) -> None:
     file = settings.data_dir / DATABASE
-    if settings.database_url is None and not file.exists():
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_bytes(_migrated())
-    prepare(settings)
+    if settings.database_url is not None or file.exists():
+        prepare(settings)
+        return
+    # As ``prepare``, but with a copy of a migrated database, which needs no check of its schema: 5 ms.
+    check_settings(settings)
+    create_data_dir(settings)
+    file.touch(mode=0o600)
+    file.write_bytes(_migrated())
+    if problems := [*exposure_problems(settings, reads_database=True)]:
+        raise ConfigurationError("\n".join(problems))
 
 
 @cache
