@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
 
 RARELY_NEEDED = (
     "PIL._imaging", "aiohttp", "alembic", "google.protobuf.descriptor", "html.entities", "idna.core", "jsonschema_rs",
@@ -23,30 +24,15 @@ for route in app.routes:
 """
 
 
-def test_a_server_without_their_features_imports_no_large_libraries(tmp_path: Path) -> None:
-    assert _printed(f"{START}print(sorted({{*{RARELY_NEEDED}}} & {{*sys.modules}}))", tmp_path) == "[]"
+PROGRAM = f"""{START}
+print(sorted({{*{RARELY_NEEDED}}} & {{*sys.modules}}))
 
-
-def test_a_postponed_module_is_loaded_when_it_is_used(tmp_path: Path) -> None:
-    program = """
-import html, yarl, PIL.Image
-print(PIL.Image.new("L", (1, 2)).size, yarl.URL("http://bücher.example").raw_host, html.escape("<"))
-"""
-
-    assert _printed(START + program, tmp_path) == "(1, 2) xn--bcher-kva.example &lt;"
-
-
-def test_models_of_dependencies_are_completed_when_they_are_used(tmp_path: Path) -> None:
-    program = """
 from fastapi.openapi.models import OpenAPI
 print(OpenAPI.__pydantic_complete__, app.openapi()["info"]["title"], OpenAPI.__pydantic_complete__)
-"""
 
-    assert _printed(START + program, tmp_path) == "False handoff-proxy True"
+import html, yarl, PIL.Image
+print(PIL.Image.new("L", (1, 2)).size, yarl.URL("http://bücher.example").raw_host, html.escape("<"))
 
-
-def test_models_of_users_are_as_always(tmp_path: Path) -> None:
-    program = """
 import pydantic, pydantic.v1
 class Own(pydantic.BaseModel):
     a: int
@@ -54,12 +40,32 @@ class Older(pydantic.v1.BaseModel):
     a: int
 print(Own.__pydantic_complete__, Older(a=1))
 """
+"""It prints a line for each test; a start takes a second of CPU time."""
 
-    assert _printed(START + program, tmp_path) == "True a=1"
 
-
-def _printed(program: str, folder: Path) -> str:
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path_factory.mktemp("imports"),
     )
-    return done.stdout.strip()
+    return done.stdout.splitlines()
+
+
+def test_a_server_without_their_features_imports_no_large_libraries(printed: list[str]) -> None:
+    assert printed[0] == "[]"
+
+
+def test_models_of_dependencies_are_completed_when_they_are_used(printed: list[str]) -> None:
+    assert printed[1] == "False handoff-proxy True"
+
+
+def test_a_postponed_module_is_loaded_when_it_is_used(printed: list[str]) -> None:
+    assert printed[2] == "(1, 2) xn--bcher-kva.example &lt;"
+
+
+def test_models_of_users_are_as_always(printed: list[str]) -> None:
+    assert printed[3] == "True a=1"
