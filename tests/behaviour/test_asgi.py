@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,11 +15,13 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.command import ROOT, Output
+from tests.command import ROOT, Command, Output, program
+from tests.fork_server import ForkedProcess, fork
 
+Process = asyncio.subprocess.Process | ForkedProcess
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, I need some help."}]
-UVICORN = ("-m", "uvicorn", "proxy.asgi:app")
-GUNICORN = ("-m", "gunicorn", "proxy.asgi:app", "-k", "uvicorn.workers.UvicornWorker", "-w", "2")
+UVICORN = ("uvicorn", "proxy.asgi:app")
+GUNICORN = ("gunicorn", "proxy.asgi:app", "-k", "uvicorn.workers.UvicornWorker", "-w", "2")
 
 
 def free_port() -> int:
@@ -35,33 +36,29 @@ def at_port(arguments: tuple[str, ...], port: int) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def server(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, Output]]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments,
-        cwd=folder,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "PROXY_DATA_DIR": str(folder / "data"),
-            **(environment or {}),
-        },
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    errors = Output(process.stderr)
+    folder: Path,
+    module: str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    is_forked: bool = True,
+) -> AsyncIterator[tuple[Process, Output]]:
+    variables = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PROXY_DATA_DIR": str(folder / "data"),
+        **(environment or {}),
+    }
+    start = fork if is_forked else program
+    running = Command(await start(module, *arguments, folder=folder, environment=variables))
     try:
-        yield process, errors
+        yield running.process, running.err
     finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            await errors.reading
-            await process.wait()
+        if running.process.returncode is None:
+            running.signal(signal.SIGTERM)
+        await running.ended()
 
 
-async def is_ready(url: str, process: asyncio.subprocess.Process) -> None:
+async def is_ready(url: str, process: Process) -> None:
     async with asyncio.timeout(60), httpx2.AsyncClient() as client:
         while True:
             assert process.returncode is None
@@ -76,7 +73,12 @@ async def is_ready(url: str, process: asyncio.subprocess.Process) -> None:
 async def test_openai_sdk_works_and_the_server_stops(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    async with server(tmp_path, *arguments, *at_port(arguments, port)) as (process, errors):
+    # One of them as a program: there, nothing else has imported what the application needs.
+    is_forked = arguments != UVICORN
+    async with server(tmp_path, *arguments, *at_port(arguments, port), is_forked=is_forked) as (
+        process,
+        errors,
+    ):
         await is_ready(url, process)
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
             answer = await client.chat.completions.create(model="acme-support", messages=QUESTION)
