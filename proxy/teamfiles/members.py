@@ -10,6 +10,7 @@ from typing import Any
 from proxy.errors import ConfigurationError
 from proxy.members.member_loader import COMPONENT, load_member
 from proxy.members.port import Member, sees_of
+from proxy.teamfiles.definitions import TeamDefinition
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.model_requests import check_connection, check_headers, is_server_url
 from proxy.teamfiles.source_map import Source
@@ -42,12 +43,25 @@ def expand_member_teams(source: Source) -> None:
     for name, team in list(teams.items()) if isinstance(teams, dict) else ():
         if not isinstance(team, dict) or team.keys() & {"agents", "entry"}:
             continue
+        if not team.keys() & set(KINDS):
+            _correct_kind(source, name, team)
         if any(key in team for key in KINDS):
             moved = [key for key in (*KINDS, "context_window") if key in team]
             agent = {key: team.pop(key) for key in moved}
             team |= {"entry": name, "agents": {name: agent}}
             for key in moved:
                 _copy_locations(source, ("teams", name, key), ("teams", name, "agents", name, key))
+
+
+def _correct_kind(source: Source, name: str, team: dict[str, Any]) -> None:
+    """Report a misspelt key of ``KINDS`` in a team without agents, and read the team as if it were correct."""
+    for key in [key for key in team if key not in TeamDefinition.model_fields]:
+        kind = closest_match(str(key), KINDS)
+        if kind is not None:
+            source.add_unknown_key(("teams", name, key), f"unknown key {quote(str(key))}", (kind,))
+            team[kind] = team.pop(key)
+            _copy_locations(source, ("teams", name, key), ("teams", name, kind))
+            return
 
 
 def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
