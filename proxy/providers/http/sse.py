@@ -78,6 +78,8 @@ class EventReader:
             # Not mutated: without this shortcut the lines are read one by one, with the same result.
             if received.count(b"\n", 0, end) == 2 * len(payloads):  # pragma: no mutate
                 events = [(b"", payload) for payload in payloads]
+                if end == len(received):
+                    return events
                 received = received[end:]
         lines = received.split(b"\n")
         unfinished = lines.pop()

@@ -11,28 +11,38 @@ def clean_usage(usage: object) -> Usage | None:
     """Return the numbers of a ``usage`` object as integers >= 0; None if it holds neither of the two totals."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    prompt, completion, cache_hit = _counts(
+        usage, "prompt_tokens", "completion_tokens", "prompt_cache_hit_tokens"
+    )
     if prompt is None and completion is None:
         return None
-    read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    cached = _count(read, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens") or 0
+    cached, audio_prompt = _counts(usage.get("prompt_tokens_details"), "cached_tokens", "audio_tokens")
+    reasoning, audio_completion, accepted, rejected = _counts(
+        usage.get("completion_tokens_details"),
+        "reasoning_tokens",
+        "audio_tokens",
+        "accepted_prediction_tokens",
+        "rejected_prediction_tokens",
+    )
     return Usage(
         prompt=prompt or 0,
         completion=completion or 0,
-        cached=min(cached, prompt or 0),
-        reasoning=min(_count(written, "reasoning_tokens") or 0, completion or 0),
-        audio_prompt=_count(read, "audio_tokens") or 0,
-        audio_completion=_count(written, "audio_tokens") or 0,
-        accepted_prediction=_count(written, "accepted_prediction_tokens") or 0,
-        rejected_prediction=_count(written, "rejected_prediction_tokens") or 0,
+        cached=min(cached or cache_hit or 0, prompt or 0),
+        reasoning=min(reasoning or 0, completion or 0),
+        audio_prompt=audio_prompt or 0,
+        audio_completion=audio_completion or 0,
+        accepted_prediction=accepted or 0,
+        rejected_prediction=rejected or 0,
     )
 
 
-def _count(holder: object, name: str) -> int | None:
-    if not isinstance(holder, dict) or (value := holder.get(name)) is None:
-        return None
-    if type(value) is int and 0 <= value <= _LARGEST:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
-        return None
-    return int(value)
+def _counts(holder: object, *names: str) -> list[int | None]:
+    if not isinstance(holder, dict):
+        return [None] * len(names)
+    counts: list[int | None] = []
+    for name in names:
+        value = holder.get(name)
+        if type(value) is not int and (isinstance(value, bool) or not isinstance(value, int | float)):
+            value = None
+        counts.append(int(value) if value is not None and 0 <= value <= _LARGEST else None)
+    return counts

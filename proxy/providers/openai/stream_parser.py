@@ -263,7 +263,7 @@ class AnswerReader:
         unknown: CallMembers = ()
         unknown_of_message: CallMembers = ()
         # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
-        if is_first or delta is None or self._unknown.has_any or not _is_piece(delta):
+        if is_first or delta is None or self._unknown.has_any or not (delta.content or _is_piece(delta)):
             unknown, unknown_of_message = self._unknown.read(self._data)
         if delta is not None:
             self._delta(delta, choice.logprobs, deltas, unknown)
@@ -437,21 +437,23 @@ class AnswerReader:
         has_calls = self._has_calls
         reason = finish_reason(self._reason, ending, has_calls=has_calls)
         self.is_finished = True
-        state = self._collector().state(
-            self._calls.states() if self._calls is not None else [],
-            has_calls=has_calls,
-            unknown=self._unknown.joined(),
-        )
+        state = None
+        if self._calls is not None or self._state is not None or self._unknown.has_any:
+            state = self._collector().state(
+                self._calls.states() if self._calls is not None else [],
+                has_calls=has_calls,
+                unknown=self._unknown.joined(),
+            )
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
     def _release_held(self, deltas: list[ModelDelta]) -> None:
         """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
-        if half := self._reasoning.end():
-            deltas.append(ReasoningDelta(half))
+        if self._reasoning.half:
+            deltas.append(ReasoningDelta(self._reasoning.end()))
         has_calls = self._has_calls or bool(self._message_calls)
         self._content.finish(deltas, has_calls=has_calls)
-        if half := self._refusal.end():
-            deltas.append(RefusalDelta(half))
+        if self._refusal.half:
+            deltas.append(RefusalDelta(self._refusal.end()))
         if self._message_calls is not None and not self._has_calls:
             for position, call in enumerate(self._message_calls):
                 call.index = position
@@ -459,8 +461,8 @@ class AnswerReader:
 
 
 def _is_piece(delta: ChunkDelta) -> bool:
-    """Whether the delta has a piece of text, of reasoning, or of the arguments of a call that began before."""
-    if delta.content or delta.reasoning_content or delta.reasoning:
+    """Whether the delta has a piece of reasoning, or of the arguments of a call that began before."""
+    if delta.reasoning_content or delta.reasoning:
         return True
     calls = delta.tool_calls
     if calls is None or len(calls) != 1:
