@@ -61,13 +61,17 @@ class Response:
     # --- for who asked ---
 
     async def head(self) -> None:
-        """Return as soon as status and headers are known.
+        """Return as soon as status and headers are known; otherwise the response is released.
 
         Raises:
             ConnectionBroken: They never came.
         """
-        while not self._has_head:
-            await self._news()
+        try:
+            while not self._has_head:
+                await self._news()
+        except BaseException:
+            self.release()
+            raise
 
     async def read(self) -> bytes:
         """Return everything that came since the last read, waiting while there is nothing; b"" at the end.
@@ -127,14 +131,12 @@ class Response:
         # It refers to this object: as a cycle, both would wait for the garbage collector.
         self._parser = None
 
-    async def _news(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        # Plain function: a coroutine would be one more frame of each waiting stream.
         if self._failure is not None:
             raise self._failure
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         if self.on_news is not None:

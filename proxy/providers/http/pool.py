@@ -124,26 +124,30 @@ class HttpSession(Owner):
             head = _with_headers(head, trace)
         place = endpoint.host, endpoint.port, endpoint.is_tls
         request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
-        await self._reserve(place, connect)
-        used = self._take(place)
-        if used is not None:
+        if self._max_per_host is not None:
+            await self._reserve(place, self._max_per_host, connect)
+        if (used := self._take(place)) is not None:
             response = self._asked(used, request)
             try:
-                await self._head_of(response)
-            except UpstreamUnreachable:
+                await response.head()
+            except TRANSPORT_ERRORS:
                 # The provider closed the idle connection, so it has not read the request (RFC 9112, section 9.3.1).
                 if response.has_begun:
-                    raise
+                    raise UpstreamUnreachable("broken", is_retryable=True) from None
             else:
                 return response
-            await self._reserve(place, connect)
+            if self._max_per_host is not None:
+                await self._reserve(place, self._max_per_host, connect)
         try:
             connection = await self._connect(place, connect)
         except BaseException:
             self._free(place)
             raise
         response = self._asked(connection, request)
-        await self._head_of(response)
+        try:
+            await response.head()
+        except TRANSPORT_ERRORS:
+            raise UpstreamUnreachable("broken", is_retryable=True) from None
         return response
 
     def _asked(self, connection: Connection, request: bytes) -> Response:
@@ -153,15 +157,13 @@ class HttpSession(Owner):
 
     # --- limit of concurrent requests ---
 
-    async def _reserve(self, place: Place, seconds: float) -> None:
+    async def _reserve(self, place: Place, limit: int, seconds: float) -> None:
         """Wait until the host can get one more request.
 
         Raises:
             UpstreamUnreachable: It could not within the time.
         """
-        if self._max_per_host is None:
-            return
-        if self._reserved[place] < self._max_per_host:
+        if self._reserved[place] < limit:
             self._reserved[place] += 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -193,15 +195,6 @@ class HttpSession(Owner):
             self._busy.discard(connection)
             self._free(place)
 
-    async def _head_of(self, response: Response) -> None:
-        try:
-            await response.head()
-        except BaseException as error:
-            response.release()
-            if isinstance(error, TRANSPORT_ERRORS):
-                raise UpstreamUnreachable("broken", is_retryable=True) from None
-            raise
-
     @property
     def idle_count(self) -> int:
         """The number of connections without a request."""
@@ -227,7 +220,8 @@ class HttpSession(Owner):
         connection.idle_since = loop.time()
         place = self._places[connection]
         self._idle[place].append(connection)
-        self._end(connection, place)
+        if self._busy:
+            self._end(connection, place)
         if self._sweep is None:
             self._sweep = loop.call_later(_IDLE_SECONDS, self._close_old)
 

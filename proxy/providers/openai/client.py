@@ -8,7 +8,7 @@ request is repeated at once in a form that it may accept (``adaptation``), and l
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -18,7 +18,7 @@ from proxy.errors import UpstreamBadRequest, UpstreamFailed
 from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import HttpSession, error_body
-from proxy.providers.model import ModelDelta, ModelRequest
+from proxy.providers.model import CacheableLayout, ModelDelta, ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Omission, Reshaping
 from proxy.providers.openai.adaptation_rules import adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
@@ -115,18 +115,27 @@ class OpenAIWireModel:
     async def close(self) -> None:
         """Nothing is held in addition to the session."""
 
-    async def _send(self, request: ModelRequest) -> Accepted:
-        """Send the request in its cacheable layout, if it has one.
+    def _send(self, request: ModelRequest) -> Awaitable[Accepted]:
+        """Send the request, in its cacheable layout if it has one.
+
+        Raises:
+            UpstreamFailed: The provider does not accept it.
+        """
+        # Plain function: nearly every request needs no coroutine in between.
+        layout = request.cacheable
+        if layout is None or self._accepts_cacheable is False:
+            return self._ask(request)
+        return self._send_cacheable(request, layout)
+
+    async def _send_cacheable(self, request: ModelRequest, layout: CacheableLayout) -> Accepted:
+        """Send the request in its cacheable layout.
 
         If that is rejected, the request is repeated in the usual layout, with one system message in front, which is
         used from then on if it is accepted.
 
         Raises:
-            UpstreamFailed: There is none.
+            UpstreamFailed: The provider accepts neither.
         """
-        layout = request.cacheable
-        if layout is None or self._accepts_cacheable is False:
-            return await self._ask(request)
         # Of other providers it is not known whether they support allowed_tools; some ignore it.
         allows_subset = self._wire == "responses" or first_wire(self._definition) == "responses"
         try:
@@ -164,12 +173,15 @@ class OpenAIWireModel:
             outgoing = self._body(request, wire, adaptations.current)
             if request.is_strict and (ignored := outgoing.ignored & request.requested):
                 raise UpstreamBadRequest(param=min(ignored))
-            response, error = await self._post(outgoing.body, wire, request.headers)
+            response = await self._session.ask(
+                self._endpoints[wire], outgoing.body, connect=self._limits.connect, headers=request.headers
+            )
             if response.status < 300:
                 if wire != first:
                     self._switch(wire)
                 self._learn_confirmed(adaptations)
                 return self._accepted(request, response, outgoing, wire, adaptations.current)
+            error = await error_body(response)
             failure = self._failure(request, response, error, outgoing)
             if (
                 may_switch
@@ -304,12 +316,3 @@ class OpenAIWireModel:
             return make_body(self._definition, request, provider=self.provider, adaptations=adaptations)
         except (ValueError, TypeError):
             raise UpstreamBadRequest from None
-
-    async def _post(self, body: bytes, wire: Wire, headers: Mapping[str, str]) -> tuple[Response, bytes]:
-        """Return the response and, if it is an error, its body."""
-        response = await self._session.ask(
-            self._endpoints[wire], body, connect=self._limits.connect, headers=headers
-        )
-        if response.status < 300:
-            return response, b""
-        return response, await error_body(response)
