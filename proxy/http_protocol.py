@@ -112,8 +112,6 @@ class BoundedHttp(LingeringHttp):
         if self._is_refused:
             return
         started_in_head = self._is_in_head or self._is_between_requests
-        if self._is_between_requests:
-            self._is_between_requests, self._is_in_head, self._head_bytes = False, True, 0
         self._heads_in_data, self._has_body_data = 0, False
         self._data_bytes = len(data)
         self._most_head_bytes += self._data_bytes
@@ -323,7 +321,8 @@ class BoundedHttp(LingeringHttp):
 
     def _time_out(self) -> None:
         self._deadline = None
-        if self._head_bytes:
+        # Behind a request, how much of the next head came with it is not known.
+        if self._head_bytes or self._newest is not None:
             message = f"The headers of the request did not arrive within {self.head_timeout:g} seconds."
             self._refuse(ErrorResponse(408, "invalid_request_error", message, "request_timeout"))
         else:

@@ -88,6 +88,41 @@ async def test_idle_connection_is_closed_after_the_head_timeout(
         assert await socket.reader.read() == b""
 
 
+async def head_timeout_passes(served: Served) -> None:
+    """Return when the head of a connection that was opened before would be late."""
+    async with Socket(served) as later:
+        assert await later.reader.read() == b""
+
+
+async def test_a_late_head_does_not_cut_the_response_before_it(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    released = asyncio.Event()
+    upstream.reply(text("Hello", chunks=3).held(released))
+    body = json.dumps({"model": "shop", "messages": HELLO, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served, Socket(served) as socket:
+        await socket.send(head + body + b"GET /v1/mod")
+        await upstream.received(1)
+        await head_timeout_passes(served)
+        released.set()
+
+        assert (await socket.reply()).body.endswith(b"data: [DONE]\n\n")
+        check_refused(await socket.reply(), 408)
+
+
+async def test_an_empty_line_between_requests_begins_no_head(tmp_path: Path, upstream: FakeUpstream) -> None:
+    request = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served, Socket(served) as socket:
+        await socket.send(request)
+        await socket.reply()
+        # RFC 9112, 2.2.
+        await socket.send(b"\r\n")
+        await head_timeout_passes(served)
+        await socket.send(request)
+        assert (await socket.reply()).status == 200
+
+
 @pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"], ids=["plain", "asking to stay"])
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_client_of_http_1_0_gets_no_chunks(
