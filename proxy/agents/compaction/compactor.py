@@ -174,11 +174,8 @@ class Compactor:
         if not before:
             return ""
         began = time.monotonic()
-        maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
-        summary = await self._writer.write(
-            before, "", max_tokens=maximum, agent=agent.name, turn_seconds=state.limits.turn_seconds
-        )
-        state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
+        limit = agent.window.tokens or _DEFAULT_WINDOW
+        summary = await self._write_summary(agent, state, before, "", limit=limit)
         if summary.text:
             tokens = items_tokens(before)
             after = text_tokens(summary.text)
@@ -233,15 +230,7 @@ class Compactor:
         summary = ContextSummary(plan.summary or old)
         method: CompactionMethod = "summarised" if plan.covered or plan.summary else "shortened"
         if plan.covered:
-            maximum = summary_tokens(limit)
-            summary = await self._writer.write(
-                plan.covered,
-                old,
-                max_tokens=maximum,
-                agent=agent.name,
-                turn_seconds=state.limits.turn_seconds,
-            )
-            state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
+            summary = await self._write_summary(agent, state, plan.covered, old, limit=limit)
             if not summary.text:
                 if not may_drop:
                     return False
@@ -263,6 +252,20 @@ class Compactor:
             )
         )
         return True
+
+    async def _write_summary(
+        self, agent: Agent, state: TurnState, items: Sequence[Item], existing: str, *, limit: int
+    ) -> ContextSummary:
+        """Write a summary for a context of ``limit`` tokens, and count its tokens in the turn."""
+        summary = await self._writer.write(
+            items,
+            existing,
+            max_tokens=summary_tokens(limit),
+            agent=agent.name,
+            turn_seconds=state.limits.turn_seconds,
+        )
+        state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
+        return summary
 
     def _store(self, agent: Agent, state: TurnState, history: History, plan: Plan, summary: str) -> None:
         """Append the compaction to the items of the turn, and remember it for turns with the same beginning."""
