@@ -156,6 +156,8 @@ def messages_with_state(request: ModelRequest, provider: str) -> Sequence[Messag
 
 def has_state(request: ModelRequest, provider: str) -> bool:
     """Whether the request has state that is sent to this provider and model."""
+    if not (request.states or request.text_states):
+        return False
     return any(is_for(state, provider) for state in (*request.states.values(), *request.text_states.values()))
 
 
