@@ -42,6 +42,9 @@ from proxy.teamfiles.loader import Report
 Address = Literal["port", "host", "none"]
 """What of the listening address is checked: also that the port is free, the host alone, or neither."""
 
+TEAM_FILES = ("team.yaml", "teams.yaml")
+"""Names of a team file in the documentation."""
+
 _Check = tuple[Callable[[Settings], Iterator[str]], Set[str]]
 _CHECKS: tuple[_Check, ...] = (
     (tracing_problems, {"tracing"}),
@@ -100,9 +103,16 @@ class Start:
             problems += error.message.splitlines()
         if env_file is None:
             unknown |= Settings.model_fields.keys() - settings.model_fields_set
-        warnings = (*unread_lines(), *find_misspelled(variables))
+        warnings = [*unread_lines(), *find_misspelled(variables)]
+        if settings.teams is None and "teams" not in unknown:
+            warnings += _unused_team_files()
         return cls(
-            settings, variables, unknown, tuple(problems), warnings, has_environment=env_file is not None
+            settings,
+            variables,
+            unknown,
+            tuple(problems),
+            tuple(warnings),
+            has_environment=env_file is not None,
         )
 
     def knows(self, names: Set[str]) -> bool:
@@ -113,6 +123,15 @@ class Start:
     def knows_database(self) -> bool:
         """Whether the place of the database is known: its URL, or the data directory if there is no URL."""
         return self.knows({"database_url"} if self.settings.database_url else {"database_url", "data_dir"})
+
+
+def _unused_team_files() -> list[str]:
+    """Return a warning for a team file in the working folder, which is easily expected to be used."""
+    return [
+        f"{name} in the working folder is not used; set PROXY_TEAMS={name} to serve its teams"
+        for name in TEAM_FILES
+        if os.path.isfile(name)
+    ]
 
 
 def check_settings(settings: Settings) -> None:

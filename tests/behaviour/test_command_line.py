@@ -463,6 +463,21 @@ async def test_lines_of_the_environment_file_that_are_not_read_are_reported_once
     assert "dotenv" not in shown
 
 
+async def test_a_team_file_that_is_not_used_is_reported(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").write_text("teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}")
+    expected = "team.yaml in the working folder is not used; set PROXY_TEAMS=team.yaml to serve its teams"
+
+    checked = run("check")
+    named = run("check", "team.yaml")
+    set_ = run("check", PROXY_TEAMS="team.yaml")
+    async with command("serve", "--port=0", folder=tmp_path) as serving:
+        await serving.url()
+
+    assert checked.output.splitlines()[0] == expected
+    assert expected not in named.output + set_.output
+    assert expected in [line["message"] for line in serving.log if line["level"] == "WARNING"]
+
+
 async def test_a_misspelt_variable_is_logged(tmp_path: Path) -> None:
     environment = {"PROXY_TURN_TIMELIMIT": "hunter2"}
     async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
