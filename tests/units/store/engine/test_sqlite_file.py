@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -133,27 +134,63 @@ async def test_checkpoints_and_other_connections_do_not_count_as_replacement(
     await history.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a mount namespace")
-@pytest.mark.parametrize("size", ["64k", "128k", "256k", "512k"])
-def test_a_start_on_a_full_disk_ends_with_a_sentence_and_status_2(tmp_path: Path, size: str) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*mount, f"mount -t tmpfs none '{data}'"], capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system in a namespace")
+SIZES = ("64k", "128k", "256k", "512k")
+FULL_DISKS = """
+import json, os, subprocess, sys
+from tests.fork_server import PRELOADED, run
 
-    serve = f"mount -t tmpfs -o size={size} none '{data}' && exec '{sys.executable}' -m proxy.cli serve"
+for module in PRELOADED:
+    __import__(module)
+codes = {}
+for size in sys.argv[1:]:
+    data = os.path.abspath(size)
+    os.mkdir(data)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", data], check=True)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"{size}.log", os.O_WRONLY | os.O_CREAT), 2)
+        arguments = ["serve", "--port", "0", "--data-dir", data]
+        sys.argv = sys.argv[:1]
+        run({"module": "proxy.cli", "arguments": arguments, "folder": ".", "environment": dict(os.environ)})
+        os._exit(0)
+    codes[size] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
+"""Starts a server on a new disk of each size; a program for each would take a second of CPU time more."""
+
+
+@pytest.fixture(scope="module")
+def full_disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Return the folder with the data directories and logs of the servers by size, and their exit codes."""
+    folder = tmp_path_factory.mktemp("disks")
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    is_possible = subprocess.run([*namespace, "mount", "-t", "tmpfs", "none", folder], capture_output=True)
+    if is_possible.returncode:
+        pytest.skip("this user may not mount a file system in a namespace")
     ended = subprocess.run(
-        [*mount, f"{serve} --port 0 --data-dir '{data}'"],
-        cwd=tmp_path,
+        [*namespace, sys.executable, "-c", FULL_DISKS, *SIZES],
+        cwd=folder,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=50,
     )
+    assert ended.returncode == 0, ended.stderr
+    codes: dict[str, int] = json.loads(ended.stdout)
+    return folder, codes
 
-    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a mount namespace")
+@pytest.mark.parametrize("size", SIZES)
+def test_a_start_on_a_full_disk_ends_with_a_sentence_and_status_2(
+    full_disks: tuple[Path, dict[str, int]], size: str
+) -> None:
+    folder, codes = full_disks
+    lines = (folder / f"{size}.log").read_text().splitlines()
+
+    assert (codes[size], lines[-1]) == (
         2,
-        f"the disk of the database {data / 'handoff-proxy.sqlite'} is full: free at least 1024 KiB and start again",
+        f"the disk of the database {folder / size / 'handoff-proxy.sqlite'} is full: "
+        "free at least 1024 KiB and start again",
     )
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in "\n".join(lines)
