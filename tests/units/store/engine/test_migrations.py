@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +30,7 @@ from proxy.store.engine.migrations import (
 from proxy.store.sql.tables import metadata
 from proxy.store.turns import open_history
 from tests.fakes.turn_records import new_turn, the_end
+from tests.fork_server import ROOT, fork
 
 HEAD = str(ScriptDirectory(str(migrations_folder())).get_current_head())
 
@@ -289,20 +288,22 @@ async def test_a_migration_that_would_orphan_rows_is_refused(tmp_path: Path, sql
     await history.close()
 
 
-async def test_workers_that_start_at_once_migrate_once(empty_database: str) -> None:
-    program = (
+async def test_workers_that_start_at_once_migrate_once(empty_database: str, tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(
         "import asyncio; from proxy.store.engine.migrations import migrate\n"
         f"print(asyncio.run(migrate({empty_database!r}))[0])"
     )
-    workers = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, stderr=PIPE)
-        for _ in range(3)
-    ]
-    said = [await worker.communicate() for worker in workers]
+    workers = [await fork("worker", folder=tmp_path, environment={"PYTHONPATH": str(ROOT)}) for _ in range(3)]
+    output = [await asyncio.gather(*map(read_all, (worker.stdout, worker.stderr))) for worker in workers]
 
-    assert [worker.returncode for worker in workers] == [0, 0, 0], said
-    assert sorted(out.decode().strip() for out, _ in said) == [HEAD, HEAD, "None"]
+    assert [await worker.wait() for worker in workers] == [0, 0, 0], output
+    assert sorted(out.decode().strip() for out, _ in output) == [HEAD, HEAD, "None"]
     assert await schema_state(empty_database) == "current"
+
+
+async def read_all(stream: asyncio.StreamReader | None) -> bytes:
+    assert stream is not None
+    return await stream.read()
 
 
 async def test_a_migration_waits_for_a_running_one(empty_database: str) -> None:
