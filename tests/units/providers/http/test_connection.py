@@ -165,7 +165,8 @@ async def test_an_ambiguous_response_is_rejected(http_session: HttpSession, sent
 
 
 async def test_a_provider_waits_for_a_reader_that_is_slow(http_session: HttpSession) -> None:
-    total = 16 * HIGH_WATER
+    # Several times what the buffers of two sockets hold, which is about 4 MB on Linux.
+    total = 48 * HIGH_WATER
     sent = 0
 
     async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
