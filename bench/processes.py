@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import resource
 import socket
@@ -209,14 +208,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def give_each_a_core(servers: Sequence[Served]) -> None:
-    """Give each process a separate core, as far as there are cores; the first on that of the servers."""
+def move_to_core(server: Served, number: int) -> None:
+    """Run a process on one core: 0 is that of the servers, the others are those of the load generator."""
     if (cores := _cores()) is None:
         return
     own = [*cores[0], *sorted(cores[1])]
-    for server, core in zip(servers, itertools.cycle(own), strict=False):
-        for thread in Path(f"/proc/{server.pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {core})
+    for thread in Path(f"/proc/{server.pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {own[number % len(own)]})
 
 
 @cache

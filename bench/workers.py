@@ -3,9 +3,10 @@
 Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU
 second of a worker, times the number of workers, so that the figure does not depend on the cores that are left for the
 load generator and the database. Each of the two has a core: on one core, the figure would contain the switches
-between them, and ``--workers`` is for several cores. With the same clients for both together, each worker has half of
-the requests at a time, and its transactions have half as many turns: that is another row, and so is how evenly
-connections are spread.
+between them, and ``--workers`` is for several cores. A worker on the core of the load generator finds its data evicted
+from the cache more often, so the single worker is measured on both cores in turn. With the same clients for both
+together, each worker has half of the requests at a time, and its transactions have half as many turns: that is another
+row, and so is how evenly connections are spread.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from bench.client import Connection, connections, request
 from bench.figures import Variant
 from bench.measures import greeting
-from bench.processes import Field, Served, free_ports, give_each_a_core, migrate, proxy_process
+from bench.processes import Field, Served, free_ports, migrate, move_to_core, proxy_process
 from bench.scripts import SCRIPTS
 
 CLIENTS, REQUESTS = 32, 1280
@@ -46,11 +47,12 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
             proxy_process(several, models, upstream, two, {**given, "PROXY_WORKERS": "2"}) as supervisor,
         ):
             pair = await _workers_of(supervisor)
-            give_each_a_core(pair)
+            for number, worker in enumerate(pair):
+                move_to_core(worker, number)
             carried = [
                 (
                     await _carried(supervisor, pair, CLIENTS * 2),
-                    await _carried(server, [server], CLIENTS),
+                    await _carried_alone(server),
                     await _carried(supervisor, pair, CLIENTS),
                 )
                 for _ in range(ROUNDS)
@@ -116,6 +118,15 @@ async def _carried(server: Served, processes: Sequence[Served], clients: int) ->
         used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
     requests = clients * (REQUESTS // CLIENTS)
     return Carried(len(used) * requests / sum(used), 100 * max(used) / sum(used))
+
+
+async def _carried_alone(server: Served) -> Carried:
+    """Measure one worker on the core of each of the two: a request costs more on the core of the load generator."""
+    seconds = []
+    for number in (1, 0):
+        move_to_core(server, number)
+        seconds.append(1 / (await _carried(server, [server], CLIENTS)).requests)
+    return Carried(1 / statistics.mean(seconds), 100)
 
 
 async def _cost(server: Served, *, with_key: bool, count: int = 160) -> float:

@@ -53,7 +53,8 @@ def test_sizing_uses_the_measured_figures() -> None:
     assert f"{measured('resident memory, idle (MiB)')} MiB for an idle process" in sizing
     assert f"{measured('memory of a waiting stream (KiB)')} KiB for a waiting stream" in sizing
     requests, streams = (
-        int(number) for number in re.findall(r"about ([\d,]+)\s+(?:requests|concurrent)", sizing)
+        int(number.replace(",", ""))
+        for number in re.findall(r"about ([\d,]+)\s+(?:requests|concurrent)", sizing)
     )
     assert requests == pytest.approx(1e6 / float(request.replace(",", "")), rel=0.1)
     assert streams == pytest.approx(1e6 / 50 / float(chunk), rel=0.1)
