@@ -24,6 +24,7 @@ from proxy.agents.registry import Registry
 from proxy.agents.team_factory import TeamFactory
 from proxy.agents.team_versions import TeamVersions
 from proxy.catalog import TeamCatalog
+from proxy.members.port import Member
 from proxy.providers.demo.client import DemoClient
 from proxy.providers.factory import build_models, model_limits, provider_session
 from proxy.providers.passthrough_models import PassThrough
@@ -82,12 +83,17 @@ class TeamSet:
 
         A former set only closes its connections: the objects of Python modules are the same in all sets.
         """
-        await self.resources.aclose()
-        for name, member in self.loaded.members.items():
-            try:
-                await member.close()
-            except Exception:
-                logger.exception("closing of a member failed", extra={"member": name})
+        async with AsyncExitStack() as stack:
+            for name, member in self.loaded.members.items():
+                stack.push_async_callback(_close_member, name, member)
+            await self.resources.aclose()
+
+
+async def _close_member(name: str, member: Member) -> None:
+    try:
+        await member.close()
+    except Exception:
+        logger.exception("closing of a member failed", extra={"member": name})
 
 
 async def open_team_set(

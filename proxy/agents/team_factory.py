@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -94,9 +95,10 @@ class TeamFactory:
 
     async def close(self) -> None:
         """Close the models and the connections of A2A agents, after the last turn of the teams."""
-        for member in self._a2a_members.values():
-            await member.close()
-        await self._models.close()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._models.close)
+            for member in self._a2a_members.values():
+                stack.push_async_callback(member.close)
 
     def team(self, name: str, definition: TeamDefinition, find_team: Callable[[str], AgentTeam]) -> AgentTeam:
         """Return the team of a definition; ``find_team`` returns the teams to which it delegates."""

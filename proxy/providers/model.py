@@ -191,7 +191,7 @@ def forward_of(batches: AsyncIterator[Sequence[ModelDelta]]) -> Forward | None:
 
     ``await forward(take)`` passes batches to ``take`` in the call of the event loop that receives them: a switch to the
     task that reads them costs more than the rest of what is done with a single chunk. It returns False after ``take``
-    returned False, and True if the next batch has to be read as usual: always the last one and failures. With
+    returned False, and True if the next batch has to be read by iteration: always the last one and failures. With
     ``open_relay``, text may be passed to relays instead of ``take`` (``turns.text_relay``).
     """
     return getattr(batches, "forward", None)

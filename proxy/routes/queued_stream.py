@@ -1,7 +1,7 @@
 """The response of a streamed request that waits for its conversation (``busy: queue``).
 
-Nothing is sent within the keep-alive interval, so that most responses begin as usual. After it, the response begins
-with comments, which reset the read timeouts of clients and of proxies between them and the server.
+Nothing is sent within the keep-alive interval, so that most responses begin with their first event. After it, comments
+are sent, which reset the read timeouts of clients and of proxies between them and the server.
 """
 
 from __future__ import annotations

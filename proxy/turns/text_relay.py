@@ -19,7 +19,7 @@ It returns False without an effect if the client has left or reads too slowly.
 Record = Callable[[Sequence[str], Sequence[float]], None]
 """Gets the texts that were passed on, and when, by the clock of the event loop. There is at least one."""
 OpenRelay = Callable[[], "TextRelay | None"]
-"""Returns a new relay; None if text has to be processed as usual."""
+"""Returns a new relay; None if each text has to go through parser, log and encoder."""
 
 
 class TextRelay:

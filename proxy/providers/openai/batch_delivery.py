@@ -58,7 +58,7 @@ class BatchDelivery:
         """The batch that was read and not passed to ``take``, because something other than text follows it."""
 
     async def run(self) -> bool:
-        """Return whether the rest has to be read as usual; False after ``take`` returned False.
+        """Return whether the rest has to be read by iteration; False after ``take`` returned False.
 
         Raises:
             UpstreamFailed: The provider reported an error, or the data is invalid.
