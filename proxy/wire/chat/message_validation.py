@@ -107,15 +107,16 @@ def _are_only_text(messages: Sequence[Message]) -> bool:
 
     Nearly all lists are like that, and can be long. It takes a third of the time of the loop over the messages.
     """
-    return (
-        _TEXT.issuperset(map(type, map(_content, messages)))
-        and _RESULTS.isdisjoint(map(type, messages))
-        and not any(
-            True
-            for message in messages
-            if type(message) is AssistantMessage
-            and (message.tool_calls is not None or message.function_call is not None)
-        )
+    if not _TEXT.issuperset(map(type, map(_content, messages))):
+        return False
+    kinds = set(map(type, messages))
+    if not _RESULTS.isdisjoint(kinds):
+        return False
+    return AssistantMessage not in kinds or not any(
+        True
+        for message in messages
+        if type(message) is AssistantMessage
+        and (message.tool_calls is not None or message.function_call is not None)
     )
 
 

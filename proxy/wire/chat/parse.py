@@ -27,6 +27,8 @@ from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _decoder = BodyDecoder(ChatBody)
+_IGNORED = ("audio", "prompt_cache_options", "prompt_cache_retention")
+_NOTHING_IGNORED = (None, None, None)
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
@@ -64,7 +66,8 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
         InvalidRequest: The body is invalid; message, ``param`` and ``code`` are those of OpenAI where known.
     """
     try:
-        decoded, unknown = _decode(body, strict=strict)
+        decoded, unknown = _decoder.decode(body, strict=strict)
+        reject_nul(body)
         check_combinations(decoded)
         request = _request(decoded, unknown, max_messages=max_messages)
         states = states_in_chat(body)
@@ -74,15 +77,17 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
 
 
 def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:
-    tools = tools_of(decoded)
-    choice, offered = tool_choice_of(decoded, tools)
+    tools = tools_of(decoded) if decoded.tools or decoded.functions else ()
+    choice: ToolChoice | None = None
+    if decoded.tool_choice is not None or decoded.function_call is not None:
+        choice, tools = tool_choice_of(decoded, tools)
     return ChatRequest(
         model=decoded.model,
         messages=validate_messages(decoded.messages, max_messages=max_messages),
         stream=bool(decoded.stream),
         include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
         parameters=model_parameters(decoded),
-        tools=offered,
+        tools=tools,
         tool_choice=choice,
         # ``function_call`` can represent only one call.
         parallel_tool_calls=False if decoded.functions else decoded.parallel_tool_calls,
@@ -115,18 +120,8 @@ def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
     )
 
 
-# --- bytes to values -----------------------------------------------------------------------------------------
-
-
-def _decode(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
-    decoded, unknown = _decoder.decode(body, strict=strict)
-    reject_nul(body)
-    return decoded, unknown
-
-
 def _ignored(body: ChatBody) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in ("audio", "prompt_cache_options", "prompt_cache_retention")
-        if getattr(body, name) is not None
-    )
+    sent = body.audio, body.prompt_cache_options, body.prompt_cache_retention
+    if sent == _NOTHING_IGNORED:
+        return ()
+    return tuple(name for name, value in zip(_IGNORED, sent, strict=True) if value is not None)

@@ -27,6 +27,7 @@ INVALID_JSON = (
 
 _HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _MAX_IGNORED = 32
+_ESCAPED_NUL = b"\\u0000"
 MAX_CONTAINERS = 250_000
 """Objects and arrays that a body may have: decoding creates each of them, which takes about 0.3 µs for an empty one."""
 # The closing quotation mark is optional and the repetitions never go back, so that a string without end is one match.
@@ -113,7 +114,9 @@ class BodyDecoder(Generic[Body]):
             InvalidRequest: A key is missing, of the wrong type, or unknown in strict mode.
             msgspec.DecodeError: The text is not a JSON object.
         """
-        refuse_oversized(text)
+        # Each object and array takes at least one byte.
+        if len(text) > MAX_CONTAINERS:
+            refuse_oversized(text)
         try:
             return self._decode_whole(text), ()
         except msgspec.ValidationError:
@@ -181,7 +184,7 @@ def reject_nul(text: bytes) -> None:
     Raises:
         InvalidRequest: ``param`` is the key, and in an array the element, with the first NUL.
     """
-    if not _contains_nul(text):
+    if _ESCAPED_NUL not in text or not _contains_nul(text):
         return
     keys = _decode_keys(text)
     named = next((name for name, inner in keys.items() if _contains_nul(inner)), None)
@@ -197,4 +200,4 @@ def reject_nul(text: bytes) -> None:
 def _contains_nul(text: bytes | msgspec.Raw) -> bool:
     """Return whether JSON text has an escaped NUL character; after an escaped backslash it is not one."""
     text = bytes(text)
-    return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")
+    return _ESCAPED_NUL in text and _ESCAPED_NUL in text.replace(b"\\\\", b"")
