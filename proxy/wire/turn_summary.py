@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from proxy.events import (
     AgentSpeaking,
     ApprovalDecided,
@@ -66,17 +68,14 @@ class StepProgress:
         self._is_complete = True
 
 
-class ModelUsage:
+class ModelUsage(Struct):
     """Total of the calls of one model by one agent."""
 
-    __slots__ = ("calls", "cost", "seconds", "usage")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.usage = Usage()
-        self.seconds = 0.0
-        self.cost: float | None = 0.0
-        """None if a call has no price."""
+    calls: int
+    usage: Usage
+    seconds: float
+    cost: float | None
+    """None if a call has no price."""
 
     def add(self, called: ModelCalled) -> None:
         """Add a call."""
@@ -84,6 +83,20 @@ class ModelUsage:
         self.usage = self.usage + (called.usage or Usage())
         self.seconds += called.seconds
         self.cost = None if self.cost is None or called.cost is None else self.cost + called.cost
+
+
+ModelUses = dict[tuple[str, str], ModelUsage]
+"""Totals by agent and model, in the order of their first calls."""
+
+
+def add_call(uses: ModelUses, call: ModelCalled) -> None:
+    """Add a call to the total of its agent and model."""
+    key = call.agent, call.model
+    use = uses.get(key)
+    if use is None:
+        uses[key] = ModelUsage(1, call.usage or Usage(), call.seconds, call.cost)
+    else:
+        use.add(call)
 
 
 def rounded_cost(cost: float) -> float:
@@ -109,7 +122,7 @@ class TurnSummary:
         self.agent = ""
         """The active agent, or the last one."""
         self.first_text_at: float | None = None
-        self.uses: dict[tuple[str, str], ModelUsage] = {}
+        self.uses: ModelUses = {}
         self.progress = StepProgress()
         self._works: dict[str, _AgentWork] = {}
         self._active_since = 0.0
@@ -188,7 +201,7 @@ class TurnSummary:
                 pass
 
     def _add_call(self, call: ModelCalled) -> None:
-        self.uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+        add_call(self.uses, call)
         work = self._work(call.agent)
         work.model_calls += 1
         work.model_seconds += call.seconds

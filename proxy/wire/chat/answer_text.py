@@ -9,36 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec import Struct
+
 from proxy.events import Event, Handoff, ModelCalled, TextDelta
 
 
-class TextJoiner:
+class TextJoiner(Struct, gc=False):
     """Inserts separators between the texts of a turn, delta by delta."""
 
-    __slots__ = ("_is_joint", "_tail")
-
-    def __init__(self) -> None:
-        self._tail = ""
-        self._is_joint = False
+    is_paused: bool = False
+    """Whether a separator may precede the next text."""
+    _tail: str = ""
 
     @property
     def has_text(self) -> bool:
         """Whether there was any text."""
         return bool(self._tail)
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether a separator may precede the next text."""
-        return self._is_joint
-
     def pause(self) -> None:
         """Mark the end of a text: the end of a model call, or a handoff."""
-        self._is_joint = True
+        self.is_paused = True
 
     def join(self, text: str) -> str:
         """Return the delta for the client: the text, preceded by the separator if a new text starts."""
-        if self._is_joint:
-            self._is_joint = False
+        if self.is_paused:
+            self.is_paused = False
             if self._tail:
                 text = "\n\n"[min(len(self._tail) - len(self._tail.rstrip("\n")), 2) :] + text
         self._tail = text[-2:] if len(text) > 1 else (self._tail + text)[-2:]
@@ -55,10 +50,15 @@ class TextJoiner:
 def visible_text(events: Iterable[Event]) -> str:
     """Return the message text of a turn; ``""`` if there is none."""
     joints = TextJoiner()
-    pieces = []
+    texts: list[str] = []
+    deltas: list[str] = []
     for event in events:
         if type(event) is TextDelta:
-            pieces.append(joints.join(event.text))
-        elif type(event) is ModelCalled or type(event) is Handoff:
+            deltas.append(event.text)
+        elif deltas and (type(event) is ModelCalled or type(event) is Handoff):
+            texts.append(joints.join("".join(deltas)))
             joints.pause()
-    return "".join(pieces)
+            deltas.clear()
+    if deltas:
+        texts.append(joints.join("".join(deltas)))
+    return "".join(texts)

@@ -72,6 +72,9 @@ class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """System and developer messages of the request with their indexes; conversations do not store them."""
 
 
+_WITHOUT_REASONING = frozenset((TextDelta, Completed))
+"""Events to which the extension adds neither reasoning nor anything to the summary."""
+
 encode_options = msgspec.json.Encoder().encode
 decode_options = msgspec.json.Decoder(AnswerOptions).decode
 
@@ -109,9 +112,10 @@ class CompletionBuilder:
     def add(self, entry: Entry) -> None:
         """Add the next entry of a log."""
         event = entry.event
-        note = self._extension.encode(event) if self._extension is not None else None
-        if note is not None and note.reasoning:
-            self._reasoning.append(note.reasoning)
+        if self._extension is not None and type(event) not in _WITHOUT_REASONING:
+            note = self._extension.encode(event)
+            if note is not None and note.reasoning:
+                self._reasoning.append(note.reasoning)
         # The most frequent events first.
         match event:
             case TextDelta():
@@ -177,7 +181,7 @@ class CompletionBuilder:
             created=options.created,
             model=options.model,
             choices=[
-                Choice(0, self._message(), self._logprobs_body(), reason),
+                Choice(0, self._message(), self._logprobs_body() if options.logprobs else None, reason),
             ],
             usage=usage_body(closing.usage),
             handoff=summary or UNSET,
@@ -186,8 +190,8 @@ class CompletionBuilder:
         )
 
     def _logprobs_body(self) -> Logprobs | None:
-        """Return the log probabilities; None if they were not requested or the provider sent none."""
-        if not self._options.logprobs or not (self._logprobs or self._refusal_logprobs):
+        """Return the log probabilities; None if the provider sent none."""
+        if not (self._logprobs or self._refusal_logprobs):
             return None
         return Logprobs(self._logprobs or None, self._refusal_logprobs or None)
 

@@ -47,7 +47,7 @@ from proxy.wire.chat.extension_objects import (
     StatusEvent,
     Summary,
 )
-from proxy.wire.turn_summary import ModelUsage, StepProgress, rounded_cost
+from proxy.wire.turn_summary import ModelUsage, ModelUses, StepProgress, add_call, rounded_cost
 
 MAX_LINE = 240
 """Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
@@ -63,6 +63,7 @@ _COMPACTED: dict[CompactionMethod, str] = {
 class HandoffExtensionEncoder:
     """Encodes the extension of one turn. It needs every event in order, except text deltas behind a text delta.
 
+    Objects of updates are for streams: if only reasoning and summary are used, it needs no text deltas at all.
     ``hides_details`` omits content of models and tools: reasoning, arguments, results, errors and handoff reasons.
     """
 
@@ -78,9 +79,10 @@ class HandoffExtensionEncoder:
         self._status_agent = ""
         """The agent that the last status names as active; empty if that status is about something else."""
         self._tool_calls = 0
-        self._uses: dict[tuple[str, str], ModelUsage] = {}
+        self._uses: ModelUses = {}
         self._joints = TextJoiner()
-        self._progress = StepProgress()
+        self._progress: StepProgress | None = None
+        """None for a team without steps."""
         self._mode = mode
         self._delegates: dict[str, HandoffExtensionEncoder] = {}
         """By the call that started the delegate."""
@@ -97,12 +99,13 @@ class HandoffExtensionEncoder:
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case Started():
-                self._set_agent(event.agent)
+                self._agents.append(event.agent)
+                self._agent = event.agent
                 if event.steps:
                     self._progress = StepProgress(event.steps)
             case ModelCalled():
                 self._joints.pause()
-                self._add_uses(event)
+                add_call(self._uses, event)
             case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
             case Handoff():
@@ -133,29 +136,29 @@ class HandoffExtensionEncoder:
         """Return the object of the complete response; None if the mode has no objects."""
         if not self._has_objects:
             return None
-        costs = [use.cost for use in self._uses.values()]
+        uses: list[ModelUsageBody] = []
+        cost: float | None = 0.0 if self._uses else None
+        for (agent, model), use in self._uses.items():
+            uses.append(_usage_body(agent, model, use))
+            cost = None if cost is None or use.cost is None else cost + use.cost
         return Summary(
             type="turn.completed" if isinstance(closing, Completed) else "turn.cancelled",
             agent=closing.agent,
             agents=list(self._agents),
             tool_calls=self._tool_calls,
-            usage=[_usage_body(agent, model, use) for (agent, model), use in self._uses.items()],
-            cost=UNSET if not costs or None in costs else rounded_cost(sum(cost or 0 for cost in costs)),
+            usage=uses,
+            cost=UNSET if cost is None else rounded_cost(cost),
         )
 
     # --- events ---
 
     def _add_uses(self, event: Event) -> None:
         for call in model_calls(event):
-            self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
-
-    def _set_agent(self, agent: str) -> None:
-        self._agents.append(agent)
-        self._agent = agent
+            add_call(self._uses, call)
 
     @property
     def _percent(self) -> int | UnsetType:
-        percent = self._progress.percent
+        percent = None if self._progress is None else self._progress.percent
         return UNSET if percent is None else percent
 
     def _agent_speaking(self) -> ExtensionUpdate | None:
@@ -184,7 +187,8 @@ class HandoffExtensionEncoder:
 
     def _handoff(self, event: Handoff) -> ExtensionUpdate | None:
         reason = "" if self._hides_details else event.reason
-        self._progress.add_handoff(event.source)
+        if self._progress is not None:
+            self._progress.add_handoff(event.source)
         extension_event = ExtensionEvent(
             "handoff",
             event.source,
@@ -193,7 +197,8 @@ class HandoffExtensionEncoder:
             reason=reason or UNSET,
             progress=self._percent,
         )
-        self._set_agent(event.target)
+        self._agents.append(event.target)
+        self._agent = event.target
         line = f"{event.source} hands over to {event.target}" + (f": {_short(reason)}" if reason else "")
         return self._update(extension_event, line, StatusData(f"{event.target} takes over", done=True))
 

@@ -108,7 +108,7 @@ class Output:
 
     def add(self, event: Event, at: float) -> list[Body]:
         """Add the next event, logged ``at`` seconds since the epoch; return its stream events."""
-        if self._extension is not None:
+        if self._extension is not None and type(event) is not TextDelta:
             self._extension.encode(event)
         if self._model_call_ended and not isinstance(event, Completed | Failed | Cancelled):
             # Another event after the end of a model call: its output was complete.
