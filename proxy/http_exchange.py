@@ -18,9 +18,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.connection_state import ConnectionEvent
+from proxy.errors import InternalTurnError, ProxyError, ShuttingDown
 from proxy.http_head import RawHeaders
 from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
 from proxy.wire.chunk_sizes import size_line, size_lines
+from proxy.wire.errors import envelope, error_response, headers_of
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -32,7 +34,6 @@ _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
-_FAILURE = b"Internal Server Error"
 
 
 class ExchangeConnection(Protocol):
@@ -64,6 +65,7 @@ class HttpExchange:
         "_is_chunked",
         "_is_head",
         "_is_http_1_0",
+        "_is_server_stopping",
         "_left",
         "_received_bytes",
         "_transport",
@@ -107,6 +109,7 @@ class HttpExchange:
         self._received_bytes = 0
         self.more_body = True
         self._is_body_taken = False
+        self._is_server_stopping = False
         self.response_started = False
         self.response_complete = False
         self._is_chunked = False
@@ -143,31 +146,59 @@ class HttpExchange:
         self.message_event.set()
         self.disconnect.happen()
 
+    def stop_waiting_for_body(self) -> None:
+        """Let ``receive`` fail if the body is not complete: the server stops, and the application has not begun."""
+        self._is_server_stopping = True
+        if self.more_body:
+            self.message_event.set()
+
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Run the application. A failure closes the connection, or is answered if the response has not started."""
+        """Run the application. A failure is answered, or closes the connection if the response was begun.
+
+        Raises:
+            CancelledError: The server stops and does not wait for the application.
+        """
         try:
             await app(scope, self.receive, self.send)
-            if self.response_complete or self.disconnected:
-                return
-            started = "completing" if self.response_started else "starting"
-            logger.error("ASGI callable returned without %s response.", started)
+            if not (self.response_complete or self.disconnected):
+                started = "completing" if self.response_started else "starting"
+                logger.error("ASGI callable returned without %s response.", started)
+        except GeneratorExit:
+            # The event loop was closed.
+            raise
         except BaseException as error:
+            # SystemExit and KeyboardInterrupt too, which libraries raise: they would stop the event loop, and with it
+            # all requests. A CancelledError that a library raised by itself is a failure as well.
+            if isinstance(error, asyncio.CancelledError) and is_task_cancelled():
+                self._end(scope, ShuttingDown())
+                raise
             logger.error("Exception in ASGI application\n", exc_info=error)
-        finally:
-            await self._end()
+        self._end(scope, InternalTurnError())
 
-    async def _end(self) -> None:
-        if not self.response_started and not self.disconnected:
-            headers = [
-                (b"content-type", b"text/plain; charset=utf-8"),
-                (b"content-length", b"%d" % len(_FAILURE)),
-                (b"connection", b"close"),
-            ]
-            await self.send({"type": "http.response.start", "status": 500, "headers": headers})
-            await self.send({"type": "http.response.body", "body": _FAILURE})
-        elif not (self.response_complete or self.disconnected) and self._connection is not None:
-            self._connection.close_after(self)
+    def _end(self, scope: Scope, error: ProxyError) -> None:
+        """Answer with the error if nothing was written and the client reads; otherwise close the connection."""
+        if not (self.response_complete or self.disconnected):
+            if (self.response_started and not self._held_head) or self._flow.write_paused:
+                if self._connection is not None:
+                    self._connection.close_after(self)
+            else:
+                self._held_head = b""
+                self._write_error(error, scope.get("state", {}).get("request_id"))
         self._connection = None
+
+    def _write_error(self, error: ProxyError, request_id: str | None) -> None:
+        problem = error_response(error)
+        body = envelope(problem)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *((name.lower().encode(), value.encode()) for name, value in headers_of(problem).items()),
+            (b"connection", b"close"),
+        ]
+        if request_id is not None:
+            headers.append((b"x-request-id", request_id.encode()))
+        self._write_head({"status": problem.status, "headers": headers})
+        self._write_body({"body": body})
 
     # --- of the application ---
 
@@ -179,13 +210,19 @@ class HttpExchange:
         return self._take_body()
 
     async def receive(self) -> Message:
-        """Return the next part of the request's body, or the disconnect of the client."""
+        """Return the next part of the request's body, or the disconnect of the client.
+
+        Raises:
+            ShuttingDown: The body is not complete, and the server does not wait for it.
+        """
         if self.waiting_for_100_continue and not self._transport.is_closing():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
             self._flow.resume_reading()
             await self.message_event.wait()
+            if self._is_server_stopping and self.more_body and not self.response_started:
+                raise ShuttingDown
             self.message_event.clear()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
@@ -277,6 +314,8 @@ class HttpExchange:
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("Response content longer than Content-Length")
+            if is_last and self._left > 0:
+                raise RuntimeError("Response content shorter than Content-Length")
         if self._held_head:
             data, self._held_head = self._held_head + data, b""
         if data:
@@ -285,8 +324,6 @@ class HttpExchange:
             self._complete()
 
     def _complete(self) -> None:
-        if self._left > 0:
-            raise RuntimeError("Response content shorter than Content-Length")
         self.response_complete = True
         self.message_event.set()
         connection = self._connection
@@ -321,6 +358,12 @@ class HttpExchange:
             return True
 
         return write_text
+
+
+def is_task_cancelled() -> bool:
+    """Whether the task was cancelled: a library can raise ``CancelledError`` by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

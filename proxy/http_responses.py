@@ -38,7 +38,7 @@ class LingeringHttp(HttpToolsProtocol):
     """Seconds in which a client has to read a part of what is written."""
 
     # An instance with more than 30 attributes in its dictionary takes a kilobyte more (CPython, dictobject.c).
-    __slots__ = ("_linger", "_linger_until", "_running", "_stall", "is_lingering")
+    __slots__ = ("_linger", "_linger_seconds", "_linger_until", "_running", "_stall", "is_lingering")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
@@ -48,6 +48,7 @@ class LingeringHttp(HttpToolsProtocol):
         self.is_lingering = False
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
+        self._linger_seconds = LINGER_SECONDS
         self._stall: asyncio.TimerHandle | None = None
         self._running: HttpExchange | None = None
 
@@ -140,15 +141,23 @@ class LingeringHttp(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._linger_until = self.loop.time() + LINGER_SECONDS
+        self._linger_until = self.loop.time() + self._linger_seconds
         self.keep_lingering()
 
     def shutdown(self) -> None:
-        """Close when the server stops; a lingering close ends at once."""
+        """Close when the server stops, after the response to a request that has arrived completely.
+
+        A lingering close ends at once, a later one soon. A body can take any time, so it is not waited for.
+        """
         if self.is_lingering:
             self.transport.close()
-        else:
-            super().shutdown()
+            return
+        super().shutdown()
+        self._linger_seconds = LINGER_IDLE_SECONDS
+        # The newest request: only its body can be incomplete.
+        exchange: Any = self.cycle
+        if exchange is not None:
+            exchange.stop_waiting_for_body()
 
     def keep_lingering(self) -> None:
         """Restart the idle timeout of a lingering close."""

@@ -6,17 +6,20 @@ here: a handshake that is not valid, and one whose application fails.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidMessage
 from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from proxy.http_exchange import is_task_cancelled
 from proxy.wire.errors import ErrorResponse, envelope
 
 STEP_BYTES = 8192
@@ -108,6 +111,30 @@ class EnvelopeWebSocket(WebSocketsSansIOProtocol):
             self.frames = [bytes(self._message)]
             self._message = bytearray()
             self.send_receive_event_to_app()
+
+    async def run_asgi(self) -> None:
+        """Run the application.
+
+        Raises:
+            CancelledError: The server stops and does not wait for the application; uvicorn would log it as a failure.
+        """
+        app, is_cancelled = self.app, False
+
+        async def run(*arguments: Any) -> None:
+            nonlocal is_cancelled
+            try:
+                await app(*arguments)
+            except asyncio.CancelledError:
+                is_cancelled = is_task_cancelled()
+                if not is_cancelled:
+                    raise
+                # uvicorn closes the connection and logs nothing.
+                raise ClientDisconnected from None
+
+        self.app = run
+        await super().run_asgi()
+        if is_cancelled:
+            raise asyncio.CancelledError
 
     def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
         """Send a message of the application."""

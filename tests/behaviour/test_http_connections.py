@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import select
 import socket
 import urllib.error
 import urllib.request
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -429,3 +430,48 @@ async def test_a_client_that_reads_slowly_gets_the_whole_stream(
 
     assert received > 6_000_000
     assert end.endswith(b"0\r\n\r\n")
+
+
+# --- shutdown --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_running", [False, True], ids=["alone", "pipelined"])
+async def test_a_stopping_server_does_not_wait_for_the_rest_of_a_body(
+    tmp_path: Path, upstream: FakeUpstream, has_running: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    released = asyncio.Event()
+    upstream.reply(text("Hello", chunks=3).held(released))
+    async with AsyncExitStack() as stopping:
+        served = await stopping.enter_async_context(serve(tmp_path, upstream.base_url, shutdown_grace=60))
+        async with Socket(served) as connection:
+            if has_running:
+                await connection.post(BODY)
+                await upstream.received(1)
+                await connection.post(BODY[:-1], length=len(BODY))
+                # The server has read it: it answers requests of other connections in the order of their arrival.
+                async with Socket(served) as other:
+                    await other.send(GET + HOST + b"\r\n")
+                    assert (await other.reply()).status == 200
+            else:
+                await connection.post(BODY[:-1], "Expect: 100-continue", length=len(BODY))
+                assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            stopped = asyncio.create_task(stopping.aclose())
+            await asyncio.sleep(0)
+            released.set()
+            if has_running:
+                assert (await connection.reply()).status == 200
+
+            refused = await connection.reply()
+
+        async with asyncio.timeout(10):
+            await stopped
+    assert (refused.status, refused.headers["connection"], refused.headers["retry-after"]) == (
+        503,
+        "close",
+        "2",
+    )
+    assert json.loads(refused.body)["error"]["code"] == "shutting_down"
+    line = [record for record in caplog.records if record.name == "proxy.requests"][-1]
+    assert line.__dict__["status"] == 503
+    assert line.__dict__["request_id"] == refused.headers["x-request-id"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from proxy.errors import ShuttingDown
 from proxy.http_exchange import HttpExchange, header_lines
 from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY
 
@@ -363,19 +365,135 @@ def test_header_values_can_have_tabs_and_latin_1() -> None:
 # --- the application -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
-async def test_an_application_that_does_not_respond_is_answered_with_500(fails: bool) -> None:
+BEGINNINGS: dict[str, list[dict[str, Any]]] = {
+    "not begun": [],
+    "head held back": [{**head(), BODY_FOLLOWS: True}],
+    "head with a length held back": [head((b"content-length", b"5"))],
+}
+"""What an application sends without anything being written."""
+nothing_written = pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+
+
+@nothing_written
+@pytest.mark.parametrize(
+    "error",
+    # ``SystemExit`` would stop the event loop. Nobody has cancelled the task of the ``CancelledError``.
+    [None, ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError],
+    ids=lambda error: error.__name__ if error else "returns",
+)
+async def test_a_failure_before_anything_is_written_is_answered_with_500(
+    beginning: list[dict[str, Any]], error: type[BaseException] | None, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = FakeConnection()
     exchange, scope = exchange_of(connection)
+    scope["state"] = {"request_id": "req_1"}
 
-    async def app(*_: object) -> None:
-        if fails:
-            raise ValueError
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        for message in beginning:
+            await send(message)
+        if error is not None:
+            raise error
 
     await exchange.run(app, scope)
 
-    assert connection.fake.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
-    assert connection.closed == 1
+    (written,) = connection.fake.writes
+    lines = written.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 500 Internal Server Error"
+    assert {b"x-request-id: req_1", b"connection: close", b"content-type: application/json"} < set(lines)
+    assert json.loads(lines[-1])["error"]["code"] == "internal_error"
+    assert (connection.completed, connection.closed) == (1, 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize(("announced", "sent"), [(b"2", b"abc"), (b"4", b"abc")], ids=["longer", "shorter"])
+async def test_a_body_of_another_length_is_answered_with_500(announced: bytes, sent: bytes) -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        await send(head((b"content-length", announced)))
+        await send(body(sent))
+
+    await exchange.run(app, scope)
+
+    assert connection.fake.written.startswith(b"HTTP/1.1 500 ")
+
+
+async def test_the_error_of_a_response_to_head_has_no_body() -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection, method="HEAD")
+
+    async def app(*_: object) -> None:
+        raise ValueError
+
+    await exchange.run(app, scope)
+
+    assert connection.fake.written.startswith(b"HTTP/1.1 500 ")
+    assert connection.fake.written.endswith(b"\r\n\r\n")
+
+
+async def cancelled(exchange: HttpExchange, scope: dict[str, Any], *messages: dict[str, Any]) -> None:
+    """Run an application that sends the messages, and cancel it when it waits."""
+    waits = asyncio.Event()
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        for message in messages:
+            await send(message)
+        waits.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(exchange.run(app, scope))
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@nothing_written
+async def test_a_cancelled_request_is_answered_with_503_and_not_logged(
+    beginning: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+
+    await cancelled(exchange, scope, *beginning)
+
+    (written,) = connection.fake.writes
+    lines = written.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 503 Service Unavailable"
+    assert {b"connection: close", b"retry-after: 2"} < set(lines)
+    assert json.loads(lines[-1])["error"]["code"] == "shutting_down"
+    assert (connection.completed, connection.closed) == (1, 1)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["begun", "client does not read"])
+async def test_a_cancelled_request_that_cannot_be_answered_closes_the_connection(reads: bool) -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+    before = [head()] if reads else []
+    connection.flow.write_paused = not reads
+
+    await cancelled(exchange, scope, *before)
+
+    assert b"503" not in connection.fake.written
+    assert (connection.completed, connection.closed) == (0, 1)
+
+
+async def test_an_incomplete_body_is_not_waited_for_when_the_server_stops() -> None:
+    exchange, _ = exchange_of(FakeConnection(), announced=6)
+    exchange.add_body(b"abc")
+    receiving = asyncio.create_task(exchange.receive())
+    await asyncio.sleep(0)
+
+    exchange.stop_waiting_for_body()
+
+    with pytest.raises(ShuttingDown):
+        await receiving
+    with pytest.raises(ShuttingDown):
+        await exchange.receive()
+    exchange.end_body()
+    assert await exchange.receive() == {"type": "http.request", "body": b"abc", "more_body": False}
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])

@@ -5,6 +5,7 @@ Plain ASGI: middleware that reads or wraps bodies would delay streams.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.errors import InternalTurnError
 from proxy.request_id import REQUEST_ID
 from proxy.routes.request_body import headers_of
 from proxy.tracing import accept_trace_context
@@ -77,6 +79,13 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            facts["outcome"] = "cancelled"
+            raise
+        except Exception:
+            if status < 400 and scope["type"] == "http":
+                facts["outcome"] = InternalTurnError.code
+            raise
         finally:
             self._end(scope, facts, status, time.monotonic() - started)
 
