@@ -8,7 +8,7 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import split_step
 from proxy.conversations.unfinished_turns import Repetition, RunningMatch
 from proxy.errors import ConversationBusy
-from proxy.service.conversation_queues import ConversationHeld, parallel_slot
+from proxy.service.conversation_queues import ConversationHeld, is_repetition, parallel_slot
 from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.existing_turns import ExistingTurns
 from proxy.service.orphaned_turns import OrphanedTurns
@@ -121,10 +121,14 @@ class Conflicts:
         return False
 
     async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> TurnHandle | bool:
-        """Attach to a running turn whose client has left if this request repeats it; else end it.
+        """Attach to a running turn if this request repeats it; else end it if its client has left.
 
-        False if the turn has a client, or finishes without one.
+        Without a key or the mark of a retry, only a turn whose client has left is repeated. False if the turn is
+        another one that has a client, or finishes without one.
         """
+        if is_repetition(request, record):
+            # Both arrived before either had begun.
+            return self._existing.attach(record)
         is_detached = self._disconnected.finishes_without_client(record)
         has_left = is_detached or self._disconnected.is_unattended(record)
         # A turn that continues without a client can still start a tool with effects.

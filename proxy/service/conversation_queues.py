@@ -49,6 +49,15 @@ def parallel_slot(request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn
     return secrets.randbelow(2**31 - 1) + 1
 
 
+def is_repetition(request: TurnRequest, record: TurnRecord) -> bool:
+    """Whether a request is marked as the same as that of the turn: by its idempotency key, or as a retry."""
+    if request.body_digest is None or record.body_digest != request.body_digest:
+        return False
+    return request.is_retry or (
+        request.idempotency_key is not None and record.idempotency_key == request.idempotency_key
+    )
+
+
 def _follows(resolved: ResolvedTurn, running: TurnRecord) -> bool:
     """Whether the new messages begin with those of the running turn, and have more."""
     if resolved.parent != running.parent:
@@ -109,16 +118,21 @@ class ConversationQueues:
                 del self._queues[key]
 
     async def wait(
-        self, caller: str, conversation_id: str, left: ClientLeft | None, *, interrupts: bool
+        self, request: TurnRequest, conversation_id: str, left: ClientLeft | None, *, interrupts: bool
     ) -> None:
         """Wait until no turn of the conversation is running; with ``interrupts``, cancel it before.
+
+        The wait also ends when the running turn is that of the same request, which arrived twice.
 
         Raises:
             ConversationBusy: The turn is still running after the time limit.
         """
+        caller = request.caller
 
         async def ended() -> None:
             while (record := await self._history.running_turn(caller, conversation_id)) is not None:
+                if is_repetition(request, record):
+                    return
                 if interrupts:
                     await self._cancel(caller, record.id)
                 elif await self._end_left(record):

@@ -114,7 +114,7 @@ class TurnOpener:
         """Begin the turn when no other turn of the conversation is running."""
         async with self._queues.place(request.caller, conversation_id, left):
             for _ in range(ATTEMPTS):
-                await self._queues.wait(request.caller, conversation_id, left, interrupts=interrupts)
+                await self._queues.wait(request, conversation_id, left, interrupts=interrupts)
                 if self._state.is_closing:
                     raise ShuttingDown
                 try:

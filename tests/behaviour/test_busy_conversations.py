@@ -71,6 +71,29 @@ async def test_a_queued_request_whose_client_leaves_does_not_run(
     assert shape_of(upstream) == ["system", "user:One", "assistant:1", "user:Three"]
 
 
+async def test_a_repetition_that_waits_does_not_interrupt_its_own_turn(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    go, answer = asyncio.Event(), asyncio.Event()
+    upstream.reply(text("1").held(go), text("2").held(answer))
+    first = ask(served, "One")
+    await upstream.received(1)
+    turns = served.services.turns
+    second = ask(served, "Two", x_busy="queue", idempotency_key="two")
+    await until(lambda: turns.queued == 1)
+    # Its turn has not begun, so neither request is known to be the same as the other one.
+    repeated = ask(served, "Two", x_busy="interrupt", idempotency_key="two")
+    await until(lambda: turns.queued == 2)
+
+    go.set()
+    await upstream.received(2)
+    await until(lambda: turns.queued == 0)
+    answer.set()
+
+    assert [await one for one in (first, second, repeated)] == ["1", "2", "2"]
+    assert len(upstream.requests) == 2
+
+
 async def test_an_interrupting_request_ends_the_running_turn(served: Served, upstream: FakeUpstream) -> None:
     go = asyncio.Event()
     upstream.reply(text("Once upon a time", chunks=["Once ", go, "upon"]), text("2"))
