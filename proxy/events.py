@@ -53,6 +53,13 @@ class TextBatch(list[TextDelta]):
     texts: list[str]
     """The texts of the deltas."""
 
+    @classmethod
+    def of(cls, texts: list[str]) -> TextBatch:
+        """Return the batch of these texts, none of which is empty."""
+        batch = cls(map(TextDelta, texts))
+        batch.texts = texts
+        return batch
+
 
 class ReasoningDelta(Struct, frozen=True, gc=False, tag="reasoning"):
     """A delta of the reasoning, which is not part of the message; never empty."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame, plain_texts
+from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame, plain_text, plain_texts
 from proxy.providers.timeouts import Alarm
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chunk_sizes import known_lines, line_of_chunk
@@ -51,11 +51,8 @@ def chunk_relay(
         ):
             return pass_on_several(received)
         encoded = received[start:-tail_size]
-        try:
-            text = encoded.decode()
-        except UnicodeDecodeError:
-            return False
-        if not text or '"' in text or "\\" in text or not text.isprintable() or not write(encoded):
+        text = plain_text(encoded)
+        if text is None or not write(encoded):
             return False
         texts.append(text)
         times.append(at := now())

@@ -4,14 +4,15 @@ Most providers send the same bytes around each piece of text. Once such an event
 bytes has the same meaning apart from its text, so it is not parsed again. What is compared:
 
 - The event is one line, ``data: ``, the JSON up to the first quotation mark of the text, the text, and the rest.
-- The text between has neither quotation marks nor backslashes nor control characters: it is the whole JSON string
-  (RFC 8259, section 7), and nothing of the text is escaped.
+- The text between is not empty, and has neither quotation marks nor backslashes nor control characters
+  (``plain_text``): it is the whole JSON string (RFC 8259, section 7), and nothing of it is escaped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from proxy.providers.openai.stream_chunk import Chunk
@@ -20,38 +21,40 @@ SEARCHES = 8
 """Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
 MAX_REPEATED = 256 * 1024
 """Bytes of a read up to which it is compared with the frame; less than the limit of a line."""
-_KEY = b'"content"'
+_LINE, _END = b"data: ", b"\n\n"
+KEY = b'"content"'
+"""The member that has the text of a chunk."""
 _NUMBER = b'"sequence_number":'
 _PADDING = b'"obfuscation":"'
 
 
-class RepeatedFrame:
+class RepeatedFrame(Struct, frozen=True):
     """The bytes around the text of an event."""
 
-    __slots__ = ("_max_bytes", "head", "size", "tail")
+    head: bytes
+    """The bytes before the text."""
+    tail: bytes
+    """The bytes behind it, with the end of the event."""
+    max_bytes: int
+    """The size up to which a network read is examined."""
 
-    def __init__(self, head: bytes, tail: bytes, max_bytes: int) -> None:
-        """``max_bytes`` is the size up to which a network read is examined."""
-        self.head = head
-        """The bytes before the text."""
-        self.tail = tail
-        """The bytes behind it, with the end of the event."""
-        self.size = len(head) + len(tail)
+    @property
+    def size(self) -> int:
         """Bytes of an event without its text."""
-        self._max_bytes = max_bytes
+        return len(self.head) + len(self.tail)
 
     @classmethod
     def of(cls, data: bytes, text: str, max_bytes: int) -> RepeatedFrame | None:
         """Return the frame of an event with this data and text (``delta.content``); None if it cannot be determined."""
-        # With one such key, and without escapes, its value is the text.
-        if b"\\" in data or data.count(_KEY) != 1:
+        # With one such key, and without escapes, its value is the text. The data may not have several lines.
+        if b"\\" in data or b"\n" in data or data.count(KEY) != 1:
             return None
-        before, after = data.split(_KEY)
-        start = len(before) + len(_KEY) + len(after) - len(after.lstrip(b": ")) + 1
+        before, after = data.split(KEY)
+        start = len(before) + len(KEY) + len(after) - len(after.lstrip(b": ")) + 1
         encoded = text.encode("utf-8", "replace")
         if not data.startswith(b'"%b"' % encoded, start - 1):
             return None
-        head, tail = b"data: " + data[:start], data[start + len(encoded) :] + b"\n\n"
+        head, tail = _LINE + data[:start], data[start + len(encoded) :] + _END
         try:
             (tail + head).decode()
         except UnicodeDecodeError:
@@ -63,20 +66,22 @@ class RepeatedFrame:
         head, tail = self.head, self.tail
         if not (received.startswith(head) and received.endswith(tail)):
             return None
-        if not self.size < len(received) <= self._max_bytes:
+        if not len(head) + len(tail) < len(received) <= self.max_bytes:
             return None
-        try:
-            middle = received[len(head) : -len(tail)].decode()
-        except UnicodeDecodeError:
-            return None
-        # One text is the usual case: what is between two has quotation marks.
-        texts = [middle]
-        if '"' in middle:
-            texts = middle.split((tail + head).decode())
-            middle = "".join(texts)
-            if '"' in middle or "" in texts:
-                return None
-        return texts if "\\" not in middle and middle.isprintable() else None
+        return plain_texts(received[len(head) : -len(tail)].split(tail + head))
+
+    def leading_texts(self, data: Sequence[bytes]) -> list[str]:
+        """Return the texts of the first of these events, up to the first one with anything else."""
+        head, tail = self.head.removeprefix(_LINE), self.tail.removesuffix(_END)
+        # Data has no carriage return, which ends a line.
+        joined = b"\r".join((*data, b""))
+        if not joined.startswith(head):
+            return []
+        *encoded, rest = joined[len(head) :].split(tail + b"\r" + head)
+        last, is_whole, _ = rest.partition(tail + b"\r")
+        if is_whole:
+            encoded.append(last)
+        return plain_texts(encoded) or leading_plain_texts(encoded)
 
 
 class VaryingFrame:
@@ -102,7 +107,9 @@ class VaryingFrame:
     @classmethod
     def of(cls, name: bytes, data: bytes, text: str, key: bytes, max_bytes: int) -> VaryingFrame | None:
         """Return the frame of an event, in which ``key`` with its quotation marks is the member with the text."""
-        if b"\\" in data or data.count(key) != 1 or data.count(_PADDING) > 1 or data.count(_NUMBER) > 1:
+        if b"\\" in data or b"\n" in data or data.count(key) != 1:
+            return None
+        if data.count(_PADDING) > 1 or data.count(_NUMBER) > 1:
             return None
         encoded = text.encode("utf-8", "replace")
         before, found, behind = data.partition(b'%b:"%b"' % (key, encoded))
@@ -156,27 +163,58 @@ class VaryingFrame:
         encoded = self.encoded(received, 0, len(received))
         return plain_texts(encoded) if encoded is not None else None
 
+    def leading_texts(self, data: Sequence[bytes]) -> list[str]:
+        """Return the texts of the first of these events, which have no name, up to the first one with anything else."""
+        encoded: list[bytes] = []
+        for one in data:
+            found = self.encoded(b"%b%b%b" % (_LINE, one, _END), 0, len(one) + len(_LINE) + len(_END))
+            if found is None or len(found) != 1:
+                break
+            encoded += found
+        return leading_plain_texts(encoded)
+
 
 Frame = RepeatedFrame | VaryingFrame
 
 
-def plain_texts(encoded: Sequence[bytes]) -> list[str] | None:
-    """Return the texts of JSON strings without their quotation marks; None if one is empty, or could have escapes."""
+def plain_text(encoded: bytes) -> str | None:
+    """Return the text of a JSON string without its quotation marks; None if it is empty, or could have escapes.
+
+    Nor has the text characters that are escaped in responses (line separators, see ``wire.events.sse``), so that the
+    string can be sent as it is.
+    """
     try:
-        # No text has quotation marks, so that they separate texts.
-        joined = b'"'.join(encoded).decode()
+        text = encoded.decode()
     except UnicodeDecodeError:
         return None
-    texts = joined.split('"')
-    if len(texts) != len(encoded) or "" in texts or "\\" in joined or not joined.isprintable():
+    return text if text and '"' not in text and "\\" not in text and text.isprintable() else None
+
+
+def plain_texts(encoded: Sequence[bytes]) -> list[str] | None:
+    """Return the texts of several such strings; None if ``plain_text`` has none for one of them."""
+    if b"" in encoded or plain_text(b"".join(encoded)) is None:
         return None
+    try:
+        return [*map(bytes.decode, encoded)]
+    except UnicodeDecodeError:
+        return None
+
+
+def leading_plain_texts(encoded: Sequence[bytes]) -> list[str]:
+    """Return the texts of the first of several such strings, up to one for which ``plain_text`` has none."""
+    texts: list[str] = []
+    for one in encoded:
+        text = plain_text(one)
+        if text is None:
+            break
+        texts.append(text)
     return texts
 
 
 def frame_of(data: bytes, text: str, max_bytes: int) -> Frame | None:
     """Return the frame of a chunk with this text (``delta.content``)."""
     if _PADDING in data:
-        return VaryingFrame.of(b"", data, text, _KEY, max_bytes)
+        return VaryingFrame.of(b"", data, text, KEY, max_bytes)
     return RepeatedFrame.of(data, text, max_bytes)
 
 

@@ -99,9 +99,7 @@ class ResponsesReader:
             and (texts := self.repeated_frame.texts(received)) is not None
         ):
             self.add_texts(texts)
-            batch = TextBatch(map(TextDelta, texts))
-            batch.texts = texts
-            return batch
+            return TextBatch.of(texts)
         self._last = None
         deltas = self._read(self._events.feed(received))
         self.repeated_frame = self._frame_of_next()

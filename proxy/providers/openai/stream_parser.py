@@ -10,14 +10,14 @@ from typing import Any
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
-from proxy.providers.http.sse import EventReader
+from proxy.providers.http.sse import Event, EventReader
 from proxy.providers.model import Finished, ModelDelta, RemoteEvent, UsagePiece
 from proxy.providers.openai.answer_text import AnswerText, TextMember
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_of, finish_reason
 from proxy.providers.openai.provider_state import StateCollector
-from proxy.providers.openai.repeated_frame import MAX_REPEATED, SEARCHES, Frame, frame_of, has_only_text
+from proxy.providers.openai.repeated_frame import KEY, MAX_REPEATED, SEARCHES, Frame, frame_of, has_only_text
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
     CallDelta,
@@ -33,6 +33,9 @@ from proxy.providers.openai.stream_chunk import (
 )
 from proxy.providers.openai.tool_call_assembler import CallAssembler
 from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
+
+_MOST_COMPARED = 64
+"""Events behind a text that are compared with its frame at once: each comparison copies them."""
 
 
 class AnswerReader:
@@ -134,9 +137,7 @@ class AnswerReader:
             and (texts := repeated.texts(received)) is not None
         ):  # pragma: no mutate
             self.add_texts(texts)
-            batch = TextBatch(map(TextDelta, texts))
-            batch.texts = texts
-            return batch
+            return TextBatch.of(texts)
         deltas = self._parse(received)
         self._repeated = self._frame_of_next(deltas)
         self._data = b""
@@ -145,19 +146,34 @@ class AnswerReader:
     def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> Frame | None:
         """Return the frame that the next events may have; None if they need the parser."""
         chunk, self._last_chunk = self._last_chunk, None
-        is_text = self._content.is_plain and self._has_only_whole and self._reason is None
-        if not is_text or self._unknown.has_any or not self._events.is_between_events:
+        if not (self._is_repeatable() and self._events.is_between_events):
             return None
-        if chunk is not None and self._searches_left and deltas and type(last := deltas[-1]) is TextDelta:
-            self._searches_left -= 1
-            found = frame_of(self._data, last.text, MAX_REPEATED) if has_only_text(chunk) else None
-            self._frame = found or self._frame
+        if chunk is not None and deltas and type(last := deltas[-1]) is TextDelta:
+            self._search_frame(chunk, last.text)
         return self._frame
+
+    def _is_repeatable(self) -> bool:
+        """Whether nothing else of the answer is needed to read the next texts."""
+        is_plain = self._content.is_plain and self._has_only_whole
+        return is_plain and self._reason is None and not self._unknown.has_any
+
+    def _search_frame(self, chunk: Chunk, text: str) -> Frame | None:
+        """Return the frame of the current chunk, whose last delta is the text; None if it has none."""
+        if not self._searches_left:
+            return None
+        self._searches_left -= 1
+        found = frame_of(self._data, text, MAX_REPEATED) if has_only_text(chunk) else None
+        self._frame = found or self._frame
+        return found
 
     def _parse(self, received: bytes) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
+        events = self._events.feed(received)
+        count, at = len(events), 0
         try:
-            for name, data in self._events.feed(received):
+            while at < count:
+                name, data = events[at]
+                at += 1
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
                 self._data = data
                 if not name and data[:1] == b"{":  # pragma: no mutate
@@ -168,6 +184,8 @@ class AnswerReader:
                         chunk = repaired(data)
                     self._last_chunk = chunk
                     self._chunk(chunk, deltas)
+                    if at < count and deltas and type(deltas[-1]) is TextDelta:
+                        at += self._add_repeated(chunk, events[at : at + _MOST_COMPARED], deltas)
                     continue
                 self._event(name, data, deltas)
                 if self.is_finished:
@@ -182,6 +200,26 @@ class AnswerReader:
                 raise
             self.failure = failure
         return deltas
+
+    def _add_repeated(self, chunk: Chunk, events: Sequence[Event], deltas: list[ModelDelta]) -> int:
+        """Add the texts of the next events that differ from the last chunk in their text only; return their number."""
+        head = self._data[: self._data.find(KEY) + len(KEY)]
+        if not events[0][1].startswith(head) or not self._is_repeatable():
+            return 0
+        names, data = zip(*events, strict=True)
+        last = deltas[-1]
+        if any(names) or type(last) is not TextDelta:
+            return 0
+        texts = self._frame.leading_texts(data) if self._frame is not None else ()
+        if not texts and (frame := self._search_frame(chunk, last.text)) is not None:
+            texts = frame.leading_texts(data)
+        if not texts or sum(map(len, texts)) > self.bytes_left:
+            return 0
+        self.add_texts(texts)
+        deltas.extend(map(TextDelta, texts))
+        # The frame of these events is known.
+        self._last_chunk = None
+        return len(texts)
 
     def end(self) -> list[ModelDelta]:
         """Return the last deltas of a stream that is over.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from proxy.errors import UpstreamFailed
+from proxy.events import TextDelta
 from proxy.providers.model import ModelDelta
 from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame, has_only_text
 from proxy.providers.openai.stream_chunk import decoded
@@ -99,6 +102,7 @@ def test_head_and_tail_do_not_overlap() -> None:
         pytest.param(packed(chunk("a", note="\\")), id="an escape"),
         pytest.param(packed(chunk("a", meta={"content": "a"})), id="two members of this name"),
         pytest.param(packed(chunk("b")), id="another text"),
+        pytest.param(packed(chunk("a")).replace(b",", b",\n"), id="several lines"),
         pytest.param(b'{"delta":{"content":"a\xff"}}', id="not UTF-8"),
         pytest.param(b"", id="empty"),
     ],
@@ -171,7 +175,7 @@ def read(reads: Sequence[bytes], *, max_answer_bytes: int = 10_000) -> list[Mode
 
 
 def halves(events: Sequence[bytes]) -> list[bytes]:
-    """Return reads that never begin and end with an event, so that all of them are parsed."""
+    """Return reads that begin and end within an event, and complete one each, so that all of them are parsed."""
     whole = b"".join(events)
     cuts = [0, *(sum(map(len, events[: at + 1])) - 3 for at in range(len(events))), len(whole)]
     return [whole[start:end] for start, end in itertools.pairwise(cuts)]
@@ -207,18 +211,31 @@ _OTHERS: Sequence[Change] = (
 )
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_the_deltas_are_those_of_the_parser(seed: int) -> None:
-    draw = random.Random(seed)
+def some_events(draw: random.Random, longest: int) -> list[bytes]:
+    """Return events most of which differ in their text only, also in their padding, or in their frame now and then."""
+    is_padded = draw.random() < 0.3
     events = []
-    for _ in range(draw.randint(1, 40)):
+    for _ in range(draw.randint(1, longest)):
         value = chunk(draw.choice(_WORDS if draw.random() < 0.3 else _WORDS[:5]))
+        if is_padded:
+            value["obfuscation"] = draw.choice(("", "a", "b1"))
         if draw.random() < 0.1:
             draw.choice(_OTHERS)(value)
-        events.append(event(value))
+        data = packed(value, is_ascii=draw.random() < 0.05)
+        line = draw.choice(
+            (b"event: name\ndata: %b\n\n", b"data:%b\n\n", b"data: %b\r\n\r\n", b"data: %b \n\n")
+        )
+        events.append((line if draw.random() < 0.05 else b"data: %b\n\n") % data)
         if draw.random() < 0.05:
             events.append(b": ping\n\n")
     events.append(b"data: [DONE]\n\n")
+    return events
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_deltas_are_those_of_the_parser(seed: int) -> None:
+    draw = random.Random(seed)
+    events = some_events(draw, 40)
     limit = draw.choice((20, 10_000))
     reads = []
     rest = list(events)
@@ -232,6 +249,62 @@ def test_the_deltas_are_those_of_the_parser(seed: int) -> None:
     if limit > 20:
         assert read(reads, max_answer_bytes=limit) == parsed
     assert read(events, max_answer_bytes=limit) == parsed
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_however_the_network_cuts_the_events_the_deltas_are_the_same(seed: int) -> None:
+    draw = random.Random(seed)
+    events = some_events(draw, 200)
+    whole = b"".join(events)
+    cuts = sorted(draw.sample(range(1, len(whole)), draw.randint(0, 8)))
+    reads = [whole[start:end] for start, end in itertools.pairwise((0, *cuts, len(whole)))]
+
+    parsed = read(halves(events))
+
+    assert read(reads) == parsed
+    assert read([whole]) == parsed
+
+
+@pytest.mark.parametrize("limit", range(12))
+def test_an_answer_in_one_read_is_cut_at_the_same_event(limit: int) -> None:
+    events = [event(chunk(text)) for text in ("one", "two", "ü", "four")]
+
+    assert read([b"".join(events)], max_answer_bytes=limit) == read(halves(events), max_answer_bytes=limit)
+
+
+def calls_of_feed(*texts: str) -> int:
+    """Return how many Python functions are called while one read with these texts is processed."""
+    reader, received = AnswerReader(max_answer_bytes=10_000), b"".join(event(chunk(text)) for text in texts)
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        deltas = reader.feed(received)
+    finally:
+        sys.setprofile(None)
+    assert deltas == [TextDelta(text) for text in texts]
+    return calls
+
+
+def test_events_of_one_read_that_differ_in_their_text_only_are_not_parsed() -> None:
+    assert calls_of_feed("Hello", *[" wörld"] * 5) == calls_of_feed("Hello", *[" wörld"] * 50)
+    assert calls_of_feed("Hello", *["\n"] * 50) > calls_of_feed("Hello", *[" wörld"] * 50) + 150
+
+
+def test_the_first_events_with_another_text_are_read_up_to_something_else() -> None:
+    same = [packed(chunk(text)) for text in (" one", "ü")]
+
+    assert frame_of().leading_texts(same) == [" one", "ü"]
+    assert frame_of().leading_texts([*same, packed(chunk("a\nb")), *same]) == [" one", "ü"]
+    assert frame_of().leading_texts([*same, packed(chunk("b", role="assistant"))]) == [" one", "ü"]
+    assert frame_of().leading_texts([packed(chunk("")), *same]) == []
+    assert frame_of().leading_texts([packed(chunk("b", role="assistant")), *same]) == []
+    assert frame_of().leading_texts([b"\n".join(same)]) == []
+    assert frame_of().leading_texts([b"%b\n\ndata: %b" % (same[0], same[1])]) == []
 
 
 def padded(number: object = 4, text: str = "x", padding: str = "a1", **members: Any) -> bytes:
@@ -253,6 +326,17 @@ def test_number_and_padding_of_an_event_are_skipped() -> None:
 
     assert frame.texts(named(padded(123, "ü", ""))) == ["ü"]
     assert frame.texts(named(padded(5, " one")) + named(padded(6, " two", "abc"))) == [" one", " two"]
+
+
+def test_the_first_events_with_another_padding_are_read_up_to_something_else() -> None:
+    frame = VaryingFrame.of(b"", padded(), "x", b'"delta"', 10_000)
+    same = [padded(5, " one"), padded(6, "ü", "")]
+
+    assert frame is not None
+    assert frame.leading_texts(same) == [" one", "ü"]
+    assert frame.leading_texts([*same, padded(7, "a\nb"), *same]) == [" one", "ü"]
+    assert frame.leading_texts([*same, padded(7, type="other")]) == [" one", "ü"]
+    assert frame.leading_texts([b"%b\n\ndata: %b" % (same[0], same[1])]) == []
 
 
 @pytest.mark.parametrize(
@@ -299,6 +383,7 @@ def test_members_in_another_order_are_part_of_the_frame(data: bytes) -> None:
     [
         pytest.param(padded(text="y"), id="another text"),
         pytest.param(padded(note="\\"), id="an escape"),
+        pytest.param(padded().replace(b",", b",\n"), id="several lines"),
         pytest.param(padded(other={"delta": "x"}), id="two texts"),
         pytest.param(padded(other={"sequence_number": 1}), id="two numbers"),
         pytest.param(padded(other={"obfuscation": "x"}), id="two paddings"),
