@@ -18,10 +18,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.errors import ApiKeyMissing, ConfigurationError, StoreUnavailable, Unauthorized
 from proxy.messages import EventsMode
@@ -36,8 +37,7 @@ _STORED_PREFIX = "hp_"
 _STORED_KEY = re.compile(_STORED_PREFIX + r"([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """Restrictions and defaults of a key; None stands for the value of the settings."""
 
     events: EventsMode | None = None
@@ -67,8 +67,7 @@ def may_access(end_user: str, owner: str) -> bool:
     return end_user == "" or owner in ("", end_user)
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKeyRecord:
+class ApiKeyRecord(Struct, frozen=True):
     """A stored key. Times are seconds since the epoch; ``digest`` is the SHA-256 digest of the whole key."""
 
     id: str

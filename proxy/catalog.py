@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from proxy.agents.custom_agent_repository import CustomAgentVersion
 from proxy.agents.custom_agents import CustomAgents
@@ -104,7 +104,7 @@ class TeamCatalog:
 
     async def _custom_facts(self, caller: str, one: CustomAgentVersion) -> ModelFacts:
         found = await self.find_custom(caller, one.name) or ModelFacts(one.name, 0, OWNER)
-        return dataclasses.replace(found, created=int(one.created_at))
+        return replace(found, created=int(one.created_at))
 
     def _team(self, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
         return ModelFacts(
@@ -134,7 +134,7 @@ class TeamCatalog:
 
     def _listed_team(self, model: str, team: TeamDefinition, entry: str, registry: Registry) -> ListedTeam:
         """Return the listing of a team or of one of its agents, whose examples are the team's."""
-        return dataclasses.replace(
+        return replace(
             _listed(model, team.events, registry),
             examples=team.examples if entry == team.entry else (),
             is_demo=team.agents[entry].member is None

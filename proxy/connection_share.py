@@ -15,8 +15,9 @@ import socket
 import ssl
 from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,7 @@ class ConnectionCounts:
         return min((count for part in own for count in part if count != CLOSED), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class SharedSockets:
+class SharedSockets(Struct, frozen=True):
     """The sockets of a worker, and its place in the counts."""
 
     sockets: Sequence[socket.socket]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +39,7 @@ class RateLimits(Struct, frozen=True):
         return self.requests is not None or self.tokens is not None
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimitStatus:
+class RateLimitStatus(Struct, frozen=True):
     """Usage of one limit; ``reset`` is in seconds."""
 
     kind: str

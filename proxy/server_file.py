@@ -13,9 +13,10 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 FOLDER = "servers"
 POLL_SECONDS = 0.1
@@ -57,8 +58,7 @@ def server_file(data_dir: Path) -> Iterator[ServerFile]:
             path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadResult:
+class ReloadResult(Struct, frozen=True):
     """The result of one server; ``problem`` is None if it uses the present team files."""
 
     pid: int

@@ -10,8 +10,9 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from proxy.errors import ConfigurationError, DatabaseNotReady
 from proxy.listen_sockets import bound_sockets
@@ -67,8 +68,7 @@ _CHECKS: tuple[_Check, ...] = (
 """Checks without network and database, and the settings on which each depends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """The settings of a start, and what is known of them.
 
     ``unknown`` settings have no valid value, and their defaults in ``settings``. ``problems`` are those of the settings

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from proxy.settings import Settings
 from proxy.settings_check import team_problems
@@ -45,8 +46,7 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
         threads.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Connections:
+class Connections(Struct, frozen=True):
     """One line for each model and external agent; ``is_ok`` if all models answered."""
 
     lines: tuple[str, ...]

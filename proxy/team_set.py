@@ -7,15 +7,16 @@ which they began, and its connections are closed when the last of them has ended
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agents import CustomAgents
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """Parts of the application that exist before it starts."""
 
     settings: Settings
@@ -65,8 +65,7 @@ class Parts:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class TeamSet:
+class TeamSet(Struct, frozen=True):
     """What is built from one version of the team files."""
 
     loaded: LoadedTeams
@@ -161,7 +160,7 @@ class TeamReload:
             loaded = await asyncio.to_thread(self._parts.load)
             former = self._present
             new = await open_team_set(self._parts, loaded, self._history, self._record_usage)
-            self._services = dataclasses.replace(
+            self._services = replace(
                 self._services,
                 catalog=new.catalog,
                 agents=new.custom_agents,

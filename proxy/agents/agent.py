@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from proxy.members.port import Member
 from proxy.messages import FunctionTool, HandoffHistory, Parameters
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class HandoffTarget:
+class HandoffTarget(Struct, frozen=True):
     """A handoff target: the tool that the model sees, and the agent that becomes active."""
 
     spec: FunctionTool
@@ -32,8 +32,7 @@ class HandoffTarget:
     """The schema of structured handover data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delegation:
+class Delegation(Struct, frozen=True):
     """An agent or team that an agent can call with a task: the tool that the model sees, and what it runs."""
 
     spec: FunctionTool
@@ -52,8 +51,7 @@ class Delegation:
         return self.agent or self.team
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Struct, frozen=True):
     """The definition of an agent with all names resolved to models and tools."""
 
     name: str

@@ -10,7 +10,8 @@ A provider caches the longest beginning of a request that it has seen before: to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.agents.agent import Agent
 from proxy.agents.compaction.context_view import ContextView
@@ -44,8 +45,7 @@ Tools of {name}: {tools}"""
 _CHANGED = "From here on you are {agent}."
 
 
-@dataclass(frozen=True, slots=True)
-class CacheablePrompt:
+class CacheablePrompt(Struct, frozen=True):
     """What the prompts of all agents of a team have in common."""
 
     entry: str

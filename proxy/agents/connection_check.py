@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -26,8 +25,7 @@ PARALLEL = 4
 PROMPT = "Reply with OK."
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCheck:
+class ModelCheck(msgspec.Struct, frozen=True):
     """The result for one model. ``agents`` use it; ``answered_by`` is the fallback that answered in its place."""
 
     model: str

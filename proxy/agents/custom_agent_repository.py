@@ -7,16 +7,16 @@ A name belongs to one agent or team of a caller. Each change creates a new versi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 Kind = Literal["agent", "team"]
 Revision = tuple[int, int]
 """Unchanged while none of the caller's agents and teams changes; ``(0, 0)`` if there are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class CustomAgentVersion:
+class CustomAgentVersion(Struct, frozen=True):
     """One version of an agent or team; ``body`` is JSON, which the store does not read. Times are Unix times."""
 
     kind: Kind

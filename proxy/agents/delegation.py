@@ -8,7 +8,8 @@ the turn after the decision resumes it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.agents.agent import Delegation
 from proxy.agents.turn_state import DelegateJob, DelegatePause, TurnState
@@ -41,8 +42,7 @@ REPEAT_LATER = (
 _INCOMPLETE = "\n\n[The answer is incomplete: a limit was reached.]"
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(Struct, frozen=True):
     """What a delegate continues with: its work so far, and the calls that were decided."""
 
     record: DelegateRecord

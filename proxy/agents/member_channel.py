@@ -7,7 +7,6 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -48,8 +47,7 @@ _ROUNDS = 20
 """Iterations of the event loop in which a member can make further calls next to the one that ends the turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCall:
+class PendingCall(msgspec.Struct, frozen=True):
     """A call that ends the turn; ``arguments`` is JSON text."""
 
     kind: Literal["client", "approval"]

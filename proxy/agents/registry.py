@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
+
+from msgspec import Struct
 
 from proxy.agents.team import AgentTeam
 from proxy.agents.team_factory import TeamFactory
@@ -16,8 +17,7 @@ SIDE = "/side"
 _FILE_VERSION = "file:"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class TeamVersion:
+class TeamVersion(Struct, frozen=True):
     """The definition of a team as JSON, without secrets, and its digest."""
 
     digest: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from proxy.agents.agent import Agent
 from proxy.agents.agent_loop import (
@@ -36,8 +37,7 @@ from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class TeamFacts:
+class TeamFacts(Struct, frozen=True):
     """The properties of a team apart from its agents."""
 
     name: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from proxy.agents.agent import Agent, Delegation, HandoffTarget
 from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
@@ -117,7 +117,7 @@ class TeamFactory:
 
     def single_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
         """Return a team of one agent of a team, without handoffs and delegates."""
-        facts = dataclasses.replace(
+        facts = replace(
             self._facts(f"{team}/{name}", name, definition),
             part_of=team,
             steps=(),
@@ -125,7 +125,7 @@ class TeamFactory:
             description=definition.agents[name].description,
         )
         agent = self._agent(name, definition.agents[name], definition)
-        alone = dataclasses.replace(agent, handoff_targets={}, delegations={})
+        alone = replace(agent, handoff_targets={}, delegations={})
         side_model = self._side_model(definition)
         compactor = self._compactor(team, definition)
         return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model, compactor=compactor)

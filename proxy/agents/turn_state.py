@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from proxy.agents.agent import Delegation
 from proxy.agents.cacheable_prompt import CacheablePrompt
@@ -27,8 +28,7 @@ TOO_MANY_CALLS = "error: the limit of tool calls is reached; answer with what is
 """The result of a call beyond the limit of tool calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class DelegatePause:
+class DelegatePause(Struct, frozen=True):
     """A delegate that waits for approvals; ``call_id`` is the call that started it."""
 
     call_id: str
@@ -36,8 +36,7 @@ class DelegatePause:
     record: DelegateRecord
 
 
-@dataclass(slots=True)
-class TurnState:
+class TurnState(Struct):
     """The state of one turn, shared by all agents that work on it: its limits, and what was used of them.
 
     A delegate has a separate state, whose use also counts for its ``parent``. It leaves one model call to each agent
@@ -168,8 +167,7 @@ class TurnState:
         return limit is not None and 1 + self.model_calls + self.tool_calls + reserved >= limit
 
 
-@dataclass(frozen=True, slots=True)
-class DelegateJob:
+class DelegateJob(Struct, frozen=True):
     """One run of a delegate: its turn, where its events go, the state of its caller, and what it runs."""
 
     delegation: Delegation

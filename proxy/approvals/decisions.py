@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalUpdate, DecisionRecord
 from proxy.approvals.yes_no import plain_decision
@@ -37,16 +39,14 @@ WAS_REFUSED = "not executed: the user refused this call before. If they want it 
 _TEXT: Mapping[Decision, str] = {"approve": "Yes", "refuse": "No"}
 
 
-@dataclass(frozen=True, slots=True)
-class Resumption:
+class Resumption(Struct, frozen=True):
     """What a turn begins with, and the update that is stored with its beginning (None if nothing changes)."""
 
     continuation: ApprovalContinuation
     update: ApprovalUpdate | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalBatch:
+class ApprovalBatch(Struct, frozen=True):
     """The approvals that one turn requested, in the order of its calls, and the time of the decision."""
 
     approvals: Sequence[Approval]

@@ -10,8 +10,9 @@ Every implementation passes ``tests/contracts/test_approvals.py`` and gives the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from proxy.events import DecidedBy, Decision
 from proxy.turns.records import Begun, NewTurn, Page
@@ -22,8 +23,7 @@ MAX_ATTEMPTS = 3
 """Maximum number of turns that begin without a client for the same decision, because workers died."""
 
 
-@dataclass(frozen=True, slots=True)
-class Approval:
+class Approval(Struct, frozen=True):
     """An approval and its status. ``turn`` is the key of the turn that requested it, ``turn_id`` its public id.
 
     ``is_head``: that turn is the newest of its conversation. The status is ``expired`` if no decision was made during
@@ -58,8 +58,7 @@ class Approval:
         return self.is_head and self.run_in is None
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(Struct, frozen=True):
     """The decision of a person on one approval, as it is stored."""
 
     approval_id: str
@@ -69,8 +68,7 @@ class DecisionRecord:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalUpdate:
+class ApprovalUpdate(Struct, frozen=True):
     """The changes to the approvals of ``turn`` when a turn begins that continues from it.
 
     Nothing is written unless the approvals are unchanged: ``turn`` is the head, the decisions are ``expected`` (by
@@ -91,8 +89,7 @@ class ApprovalsMoved(Exception):
     """The approvals have changed since they were read; nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalQuery:
+class ApprovalQuery(Struct, frozen=True):
     """Which approvals a list has: with any status and of any conversation by default, that the end user may access."""
 
     page: ListQuery

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from proxy.conversations.fingerprints import transcript_after
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from proxy.messages import ForeignItem, Item, Message, is_instruction, text_of
 from proxy.turns.records import Conversation, Page, TurnRecord
@@ -28,8 +29,7 @@ Rest = Callable[[Message], Message | None]
 """Returns the message without a deleted part; None if nothing remains."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
+class StoredItem(Struct, frozen=True):
     """An item of a conversation, with the public id of its turn and its position in the turn (0, 1, …).
 
     Deletion of other items does not change the position. ``pending`` are the ids of calls of client tools; the other
@@ -42,8 +42,7 @@ class StoredItem:
     pending: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationSummary:
+class ConversationSummary(Struct, frozen=True):
     """The entry of a conversation in a list; ``first_words`` is the beginning of the first user message.
 
     ``team`` and ``agent`` are those of the head, ``""`` without a head. ``turns`` is the number of turns of agents on
@@ -95,8 +94,7 @@ def excerpt_of(words: str, said: Iterable[Item]) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionQuery:
+class CompletionQuery(Struct, frozen=True):
     """Which stored completions a list has: those of a model, with all of ``metadata``, that the end user may access."""
 
     page: ListQuery
@@ -105,8 +103,7 @@ class CompletionQuery:
     end_user: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationQuery:
+class ConversationQuery(Struct, frozen=True):
     """Which conversations a list has, and its order.
 
     With ``search``, only those that contain these words (``is_about``); with ``metadata``, only those with all of these

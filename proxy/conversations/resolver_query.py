@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -185,13 +184,11 @@ class RuleMatch(Struct, frozen=True):
     """If not None, the last turn of the chain is this part of a turn, which is not stored as a turn yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnrelatedMessages:
+class UnrelatedMessages(Struct, frozen=True):
     """The messages have nothing in common with the conversation that the request names."""
 
 
-@dataclass(frozen=True, slots=True)
-class TranscriptMatch:
+class TranscriptMatch(Struct, frozen=True):
     """A stored turn that the request contains: its transcript, or only its answer.
 
     If ``place`` is None, only the agent is certain. ``length`` is the number of messages that the chain of ``place``

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.events import (
     ApprovalDecided,
@@ -44,8 +45,7 @@ _OF_A_MODEL_CALL = (
 """Events that a model call emits before its tool calls run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The beginning of the turn ``record``: its first items and events, and the agent that is active behind them."""
 
     record: TurnRecord

@@ -10,7 +10,8 @@ A repetition of the request of such a turn continues behind its last tool result
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.conversations.fingerprints import Transcript, hashed_answer, user_text
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
@@ -25,15 +26,13 @@ REPEAT_SECONDS = 600.0
 """Age up to which a turn that began a conversation without an id is repeated by a request with the same body."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningMatch:
+class RunningMatch(Struct, frozen=True):
     """The request follows or repeats a running turn. Its client has left, or the server has not noticed that yet."""
 
     turn_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
+class Repetition(Struct, frozen=True):
     """The request repeats that of an earlier turn.
 
     With ``step``, the new turn continues behind it. Without, the earlier turn is complete, and its answer was not read.

@@ -8,7 +8,6 @@ that they were applied.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -25,8 +24,7 @@ _FOR_THE_PROVIDER = frozenset(("safety_identifier", "prompt_cache_key"))
 """For the provider's own purposes; without effect for the caller."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
+class Abilities(msgspec.Struct, frozen=True):
     """What a model supports: ``parameters`` of a request, and ``parts``, kinds of content in addition to text."""
 
     parameters: frozenset[str] = frozenset((*Parameters.__struct_fields__, "tool_choice"))

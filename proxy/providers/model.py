@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -40,8 +39,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.turns.text_relay import OpenRelay
 
 
-@dataclass(frozen=True, slots=True)
-class CacheableLayout:
+class CacheableLayout(Struct, frozen=True):
     """Messages with the instructions of all agents, and the tools of all agents."""
 
     messages: Sequence[Message]

@@ -12,7 +12,6 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
@@ -38,8 +37,7 @@ _LONGEST_WAIT = 5.0
 _FIRST_PAUSE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A model, the health of its provider, and what it costs."""
 
     model: Model
@@ -51,8 +49,7 @@ class Candidate:
     """The host, with the port unless it is the default one of the scheme."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """Number and delays of the attempts."""
 
     attempts: int = 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,8 +24,7 @@ class ClientConnection(Struct, frozen=True):
     send: Send
 
 
-@dataclass(frozen=True, slots=True)
-class StreamTimeouts:
+class StreamTimeouts(Struct, frozen=True):
     """Seconds without output until a keep-alive frame, and seconds that a client may block a send."""
 
     keep_alive: float = 15.0

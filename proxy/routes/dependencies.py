@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
+from msgspec import Struct, field
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -32,8 +32,7 @@ from proxy.wire.agents import NewAgent, NewTeam
 from proxy.wire.chat.response_models import encode
 
 
-@dataclass(frozen=True, slots=True)
-class ListedTeam:
+class ListedTeam(Struct, frozen=True):
     """A team as ``/v1/models`` lists it. ``tools`` are tools of the server."""
 
     agents: Sequence[str]
@@ -49,8 +48,7 @@ class ListedTeam:
     """Whether the entry agent's model is the scripted demonstration."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileAgent:
+class FileAgent(Struct, frozen=True):
     """An agent of a team file; ``handoffs`` are pairs of target and condition."""
 
     description: str
@@ -60,8 +58,7 @@ class FileAgent:
     handoffs: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class FileTeam:
+class FileTeam(Struct, frozen=True):
     """A team of a team file."""
 
     display_name: str
@@ -71,8 +68,7 @@ class FileTeam:
     agents: Mapping[str, FileAgent]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelFacts(Struct, frozen=True):
     """A model of ``/v1/models``; ``created`` is in seconds since the epoch and does not change."""
 
     id: str
@@ -168,8 +164,7 @@ class Catalog(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """The long-lived objects that routes use."""
 
     settings: Settings

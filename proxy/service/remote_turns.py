@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from proxy.errors import StoreUnavailable, TurnTakenOver
 from proxy.events import Cancelled, Entry, Started

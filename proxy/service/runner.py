@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, TextDelta
@@ -40,8 +41,7 @@ class TurnObserver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredLog:
+class RestoredLog(Struct, frozen=True):
     """The log of a turn of another worker up to its newest checkpoint; ``takeovers`` as in ``Journal``."""
 
     entries: Sequence[Entry]

@@ -8,7 +8,8 @@ that it is unknown whether it was executed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.approvals.decisions import StoredApprovedCallLog, result_of_run
 from proxy.approvals.repository import Approvals
@@ -32,8 +33,7 @@ from proxy.turns.steps import TurnStep
 from proxy.turns.turn import ApprovalContinuation, ContinuationCall, Turn
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredTurn:
+class RestoredTurn(Struct, frozen=True):
     """A turn of another worker, ready to be run."""
 
     live: LiveTurn
@@ -43,8 +43,7 @@ class RestoredTurn:
     log: RestoredLog
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
+class TakeOver(Struct, frozen=True):
     """Takes over turns for one worker. ``lease`` returns until when a lease taken now lasts."""
 
     history: TurnRepository

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.approvals.repository import ApprovalsMoved
@@ -28,8 +28,7 @@ from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewedTurn:
+class PreviewedTurn(Struct, frozen=True):
     """A turn that was not begun, and its team."""
 
     team: ServedTeam

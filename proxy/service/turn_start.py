@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.approvals.repository import Approvals
@@ -36,8 +36,7 @@ from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest
 from proxy.turns.turn import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationCompactions:
+class ConversationCompactions(Struct, frozen=True):
     """Implements ``turns.turn.StoredCompactions``; ``conversation`` is the key."""
 
     history: TurnRepository

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from proxy.errors import ConfigurationError, TeamFileError
 from proxy.members.port import Member
@@ -44,8 +45,7 @@ from proxy.tools.port import Tool
 DEFAULT_MODEL = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedTeams:
+class LoadedTeams(Struct, frozen=True):
     """The content of team files, with all names resolved.
 
     ``definitions`` always has a model named ``default``. ``tools`` has the imported Python functions by import path,
@@ -67,8 +67,7 @@ class LoadedTeams:
     team_names: Collection[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """Result of a check, as lines of text. Files without ``problems`` can be served."""
 
     problems: tuple[str, ...]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from proxy.settings import Settings
 from proxy.teamfiles.definitions import ComponentModel, DemoModel, ModelDefinition, OpenAIModel
@@ -23,8 +24,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_URL = "https://api.openai.com/v1"
 
 
-@dataclass(frozen=True, slots=True)
-class TeamSources:
+class TeamSources(Struct, frozen=True):
     """What ``load_teams`` reads, and how it resolves names.
 
     ``path`` is a team file, or a folder of them. ``models_file`` defines further models, or is one model, which is then

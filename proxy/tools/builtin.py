@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from proxy.settings import Settings
 from proxy.tools.acme import execute_order, execute_refund, look_up_item
@@ -22,8 +23,7 @@ from proxy.tools.threads import ToolThreads
 from proxy.tools.weather import GEOCODING_URL, WEATHER_URL, Weather
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceUrls:
+class ServiceUrls(Struct, frozen=True):
     """Base URLs of the services that tools call; the defaults are public services."""
 
     weather: str = WEATHER_URL

@@ -13,8 +13,9 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from proxy.errors import ToolError
 from proxy.tools.port import Tool, ToolContext
@@ -36,8 +37,7 @@ _abandoned: set[asyncio.Task[CallResult]] = set()
 """Tasks that ignored cancellation. The event loop has only weak references to tasks (``asyncio.create_task``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(Struct, frozen=True):
     """The text for the model, whether it is an error, and the duration of the call."""
 
     text: str
@@ -45,8 +45,7 @@ class CallResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedCall:
+class PreparedCall(Struct, frozen=True):
     """A call with its context and limits. ``arguments`` is JSON as the model wrote it; ``time_limit`` is in seconds."""
 
     tool: Tool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.errors import ToolError
 
@@ -18,8 +19,7 @@ class ServiceFailed(ToolError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Struct, frozen=True):
     """A service: its name in error messages, and the base URL that the operator configured."""
 
     name: str

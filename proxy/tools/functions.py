@@ -12,11 +12,11 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from msgspec import Struct
 from pydantic_core import PydanticSerializationError, to_json
 
 from proxy.errors import ConfigurationError, ToolError
@@ -30,8 +30,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class ToolOptions:
+class ToolOptions(Struct, frozen=True):
     """What ``tool`` declares about a function; None stands for what the function itself says."""
 
     name: str | None = None

@@ -11,8 +11,9 @@ neither its checkpoints nor its end are stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.messages import Item
 from proxy.turns.records import TurnRecord
@@ -21,8 +22,7 @@ MAX_TAKEOVERS = 3
 """A turn that ends its workers, for example by its memory, must not end all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """The state of a running turn after a step.
 
     ``number`` counts the checkpoints of a turn from 0. ``state`` is JSON of the service. ``items`` and ``journal`` are
@@ -37,8 +37,7 @@ class Checkpoint:
     journal: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOver:
+class TakenOver(Struct, frozen=True):
     """A turn that belongs to this worker from now on, and its checkpoints in order, with the fence of this worker."""
 
     record: TurnRecord

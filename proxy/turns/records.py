@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from proxy.messages import FinishReason, Item, Usage
 
@@ -15,16 +14,14 @@ Order = Literal["asc", "desc"]
 Listed = TypeVar("Listed")
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Listed]):
+class Page(Struct, Generic[Listed], frozen=True):
     """A part of a list; ``has_more``: more rows follow in the requested order."""
 
     data: Sequence[Listed]
     has_more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Struct, frozen=True):
     """A conversation; ``key`` is internal to the store, ``head`` is the key of its newest turn that is history."""
 
     key: int
@@ -81,8 +78,7 @@ class NewTurn(Struct, frozen=True):
     """The first checkpoint (``turns.checkpoints``), if another worker continues the turn when this one dies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """Keys of a turn that holds the lock of its conversation."""
 
     turn: int
@@ -98,8 +94,7 @@ class ModelUse(Struct, frozen=True):
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class NewApproval:
+class NewApproval(Struct, frozen=True):
     """A call for which a turn requests approval. ``arguments`` is the JSON text of the model."""
 
     id: str
@@ -108,8 +103,7 @@ class NewApproval:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """The approvals that a turn requests when it ends.
 
     ``circumstances`` are the request options that a decision without a request needs, as JSON.
@@ -157,16 +151,14 @@ class TurnEnd(Struct, frozen=True):
     """Whether ``find_by_input`` finds the turn from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedTurn:
+class CompletedTurn(Struct, frozen=True):
     """A turn that is stored with its end, without being run; the store sets the key in ``end``."""
 
     turn: NewTurn
     end: TurnEnd
 
 
-@dataclass(frozen=True, slots=True)
-class TurnMatch:
+class TurnMatch(Struct, frozen=True):
     """A turn that is history, found by a fingerprint or an answer in a request."""
 
     turn: int
@@ -199,8 +191,7 @@ class ChainTurn(Struct, frozen=True, gc=False):
     """Whether it is the newest turn of its conversation that is history."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
+class TurnRecord(Struct, frozen=True):
     """A stored turn."""
 
     turn: int
@@ -255,8 +246,7 @@ def is_unattended(cancel_at: float | None, reader_until: float | None, now: floa
     return cancel_at is not None and (reader_until is None or reader_until < now)
 
 
-@dataclass(frozen=True, slots=True)
-class InputMatch:
+class InputMatch(Struct, frozen=True):
     """A turn that is running, or whose tools ran, found by the digest of the transcript with its input."""
 
     turn: int
@@ -278,8 +268,7 @@ class InputMatch:
     first_attempt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attendance:
+class Attendance(Struct, frozen=True):
     """What other workers request of a running turn. Times as in ``TurnRecord``."""
 
     cancel_at: float | None
@@ -287,8 +276,7 @@ class Attendance:
     is_cancel_requested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """The items of a running turn so far, stored in case its worker dies."""
 
     agent: str
@@ -296,8 +284,7 @@ class Progress:
     ran_effects: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PollResult:
+class PollResult(Struct, frozen=True):
     """State of turns and conversations, by key.
 
     ``running`` maps running turns to the end of their leases. ``newest`` maps existing conversations to the key of the

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from proxy.events import ApprovalDecided
 from proxy.messages import (
@@ -66,8 +67,7 @@ class ApprovedCallLog(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ContinuationCall:
+class ContinuationCall(Struct, frozen=True):
     """A call of an earlier turn that this turn repeats. If ``result`` is None, it is run now."""
 
     approval_id: str
@@ -76,8 +76,7 @@ class ContinuationCall:
     result: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalContinuation:
+class ApprovalContinuation(Struct, frozen=True):
     """The beginning of a turn that follows a question for approval.
 
     ``decided`` are events to emit; the agent loop sets the new ids of repeated calls. ``note`` is the text of a user
@@ -90,8 +89,7 @@ class ApprovalContinuation:
     runs: ApprovedCallLog | None = None
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """One request to a team, and its state.
 
     ``context`` has all earlier messages and the input, oldest first. ``overlay`` are the system and developer messages
@@ -180,8 +178,7 @@ class Turn:
         return items
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRequest:
+class ApprovalRequest(Struct, frozen=True):
     """A call that needs approval; ``arguments`` is the JSON text of the model."""
 
     id: str

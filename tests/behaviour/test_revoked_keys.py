@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
+from msgspec.structs import replace
 
 from proxy.auth import Keys, Terms, new_key
 from proxy.routes.key_monitor import KeyMonitor

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.auth import ApiKeyRecord, KeyStore, Terms, new_key
 from proxy.store.turns import open_history

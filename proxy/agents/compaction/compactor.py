@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -56,16 +55,14 @@ _DISABLED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CompactionPolicy:
+class CompactionPolicy(msgspec.Struct, frozen=True):
     """The settings of a team. ``threshold`` is the part of the window from which on contexts are shortened."""
 
     is_enabled: bool = True
     threshold: float = 0.8
 
 
-@dataclass(frozen=True, slots=True)
-class CallSize:
+class CallSize(msgspec.Struct, frozen=True):
     """The size of a model call apart from the items: instructions and tools, and what is reserved for the answer."""
 
     fixed: int

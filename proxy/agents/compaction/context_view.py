@@ -28,8 +28,7 @@ SHORTENED = "\n[â€¦ {count:,} characters of this result are not shown any more â
 _HEADING = "Summary of the earlier part of this conversation, which is not shown any more:\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """Positions in the list of all items: what is left out and shortened."""
 
     summary: str = ""

@@ -9,8 +9,9 @@ providers cache the beginning.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+from msgspec import Struct
 
 from proxy.agents.compaction.context_view import Cut, is_group_start, shortened
 from proxy.agents.compaction.size import item_tokens, text_tokens
@@ -29,8 +30,7 @@ _LEAST_GAIN = 0.95
 """A plan has to reduce the context at least to this part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A compaction to carry out. ``retained_from`` and ``whole`` are positions in the list of all items."""
 
     retained_from: int
@@ -43,8 +43,7 @@ class Plan:
     """A known summary of everything before ``retained_from``, instead of a new one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(Struct, frozen=True):
     retained_from: int
     whole: int
     share: float
@@ -68,8 +67,7 @@ def compaction_of(items: Sequence[Item], plan: Plan, *, has_summary: bool) -> Co
     )
 
 
-@dataclass(frozen=True, slots=True)
-class KnownCuts:
+class KnownCuts(Struct, frozen=True):
     """Compactions of other turns with the same beginning, by the position of a group."""
 
     summaries: Mapping[int, str]

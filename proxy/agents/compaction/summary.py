@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -54,8 +53,7 @@ _TURN_SHARE = 0.25
 """Part of the time of a turn: there can be two summaries, and the answer needs time too."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSummary:
+class ContextSummary(msgspec.Struct, frozen=True):
     """A summary, and the model calls that wrote it; none if it was known."""
 
     text: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from proxy.messages import AssistantMessage, FunctionTool, ToolCall, ToolMessage, UserMessage, text_of
 from proxy.providers.model import ModelRequest
@@ -24,8 +26,7 @@ _MAX_BACK = 60
 """Messages that rules look back at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True):
     """What rules look at. Texts are newest first."""
 
     team: str

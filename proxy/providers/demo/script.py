@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import yaml
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proxy.errors import ConfigurationError
@@ -31,8 +31,7 @@ _Pattern = Annotated[str, Field(min_length=1)]
 _PATTERNS = ("said", "asked", "said_before", "answered_before", "result", "given_before")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What an agent says, and the calls it makes: (name, arguments)."""
 
     text: str

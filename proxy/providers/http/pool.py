@@ -9,10 +9,10 @@ import ssl
 from base64 import b64encode
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiohappyeyeballs import start_connection
+from msgspec import Struct
 from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
@@ -46,8 +46,7 @@ Place = tuple[str, int, bool]
 """Host, port, and whether connections to it use TLS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where a model is asked, and with which head: all but the length of the body."""
 
     host: str

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from proxy.errors import ConfigurationError
 
 TlsVersion = Literal["1.2", "1.3"]
 
 
-@dataclass(frozen=True, slots=True)
-class TlsOptions:
+class TlsOptions(Struct, frozen=True):
     """What an operator can set; ``ca`` has certificates of authorities in addition to those of the system."""
 
     ca: Path | None = None

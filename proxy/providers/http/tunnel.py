@@ -7,9 +7,9 @@ import ipaddress
 import socket
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote
 
+from msgspec import Struct
 from yarl import URL
 
 _MAX_HEAD_BYTES = 16 * 1024
@@ -19,8 +19,7 @@ class TunnelRefused(OSError):
     """The proxy did not open the tunnel."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpProxy:
+class HttpProxy(Struct, frozen=True):
     """An HTTP proxy, and the value of ``Proxy-Authorization`` if it needs one."""
 
     host: str
@@ -71,8 +70,7 @@ class HttpProxy:
             raise TunnelRefused
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentProxies:
+class EnvironmentProxies(Struct, frozen=True):
     """The proxies of the variables ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
 
     They have no standard. As in curl and Go, lower-case names have precedence, and an address needs no scheme.

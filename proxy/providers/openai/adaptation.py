@@ -6,8 +6,9 @@ have changed the answer, the caller is informed. ``adaptation_rules`` chooses th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Reshaping(StrEnum):
@@ -36,8 +37,7 @@ class Reshaping(StrEnum):
     """Learned from an answer and not from an error: the chat template has the opening tag in the prompt (vLLM)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Omission:
+class Omission(Struct, frozen=True):
     """A field that is not sent: at all, with one ``value`` (as JSON), or next to another field."""
 
     name: str

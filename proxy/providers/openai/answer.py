@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
@@ -32,8 +31,7 @@ _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A response with a good status, whose body was not read yet."""
 
     response: Response

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -55,8 +54,7 @@ _UNSUPPORTED = re.compile(
 _BAD_VALUE = re.compile(r"unsupported value|(?:value|type) is (?:unavailable|not supported)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldPath:
+class FieldPath(msgspec.Struct, frozen=True):
     """A field that an error names, as a dotted path: ``temperature``, ``messages.0.role``."""
 
     path: str
@@ -67,8 +65,7 @@ class FieldPath:
         return self.path == name or self.path.startswith(f"{name}.")
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True):
     """What an error says, from the innermost error object that it holds.
 
     ``places`` come from ``param`` or ``loc``; ``words`` is the message in lower case, in which names are searched if

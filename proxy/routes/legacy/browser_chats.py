@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from starlette.types import Message, Scope, Send
 
 from proxy.auth import ANYONE
@@ -21,8 +21,7 @@ _COOKIE = re.compile(rf"(?:^|; ?){COOKIE}=([A-Za-z0-9_-]{{22}})(?:;|$)")
 _MONTH = 30 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class BrowserChat:
+class BrowserChat(Struct, frozen=True):
     """The chat of a browser; ``id`` is empty for other clients, and ``is_new`` if the browser has no cookie yet."""
 
     id: str = ""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from proxy.store.sql.begin_turn import Begin, Beginnings
 from proxy.store.sql.finish_turn import Close, Endings, Finish
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OtherWrite:
+class OtherWrite(Struct, frozen=True, eq=False):
     """A write other than beginning or finishing a turn. Without ``is_durable``, a power failure can lose it."""
 
     function: Callable[[Connection], Any]

@@ -7,10 +7,10 @@ result. The writer then retries it alone, which determines the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, or_, select, update
 
 from proxy.approvals.repository import ApprovalUpdate
@@ -29,8 +29,7 @@ from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.repository import IdempotencyKeyTaken
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Begin:
+class Begin(Struct, frozen=True, eq=False):
     """A turn to begin, as rows. Those of ``input`` have no turn yet.
 
     With ``resume`` it also records approval decisions. With ``parent`` and its end, it adds the turn that it follows.
@@ -234,7 +233,7 @@ class Beginnings:
         if parent is None:
             return None
         end = begin.parent_end
-        self._endings.finish(connection, [replace(end, end=replace_struct(end.end, turn=parent.turn))])
+        self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
         return self._begin(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
 
 

@@ -6,7 +6,6 @@ Each first locks the row of the conversation, as beginning a turn does, and does
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -33,8 +32,7 @@ from proxy.turns.records import Conversation
 Done = Literal["done", "missing", "busy", "moved"]
 
 
-@dataclass(frozen=True, slots=True)
-class Addition:
+class Addition(msgspec.Struct, frozen=True):
     """Items that become a turn behind ``head``, which is what the writer of them has seen."""
 
     turn_id: str

@@ -6,9 +6,10 @@ Turns that wait for calls, have checkpoints or ask for approval need a few more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -34,8 +35,7 @@ from proxy.store.sql.tables import checkpoints, conversations, indexable, pendin
 from proxy.turns.records import TurnEnd
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Finish:
+class Finish(Struct, frozen=True, eq=False):
     """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is in the stored format.
 
     A turn that is history becomes the head of its conversation if ``moves_head`` is set.
@@ -47,8 +47,7 @@ class Finish:
     moves_head: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Close:
+class Close(Struct, frozen=True, eq=False):
     """A turn that will not be finished, by id or key: if it is running, it is marked as failed, without a result."""
 
     turn_id: str | None

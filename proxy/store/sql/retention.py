@@ -6,8 +6,8 @@ The search reads the table in pieces, without locks; the delete statement checks
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -30,8 +30,7 @@ TURNS_AT_ONCE = 200
 """Number of turns after which a delete transaction ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
+class Old(Struct, frozen=True):
     """An expired conversation: its key and its number of turns."""
 
     key: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.tools.mcp.pins import Comparison, Pin, Status, compare
 
@@ -19,8 +20,7 @@ _MAX_LINES = 60
 _MAX_LINE = 160
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoveredTools:
+class DiscoveredTools(Struct, frozen=True):
     """The allowed tools that a server lists now; ``failure`` is the reason if it could not be queried."""
 
     server: str
@@ -31,8 +31,7 @@ class DiscoveredTools:
     stderr_tail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Struct, frozen=True):
     """The lines of a report; ``is_ok`` is false if an exit code should signal a difference or a failure."""
 
     lines: tuple[str, ...]

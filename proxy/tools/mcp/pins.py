@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -21,8 +20,7 @@ _MAX_NAME = 64
 """Function names have at most 64 characters (OpenAI API reference, chat completions, ``tools``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(msgspec.Struct, frozen=True):
     """A tool definition from a server; ``read_only`` is the server's ``readOnlyHint``, which is not verified."""
 
     name: str
@@ -40,11 +38,10 @@ class Pin:
 Status = Literal["same", "changed", "missing", "unpinned"]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """The status of each pinned or listed tool by name."""
 
-    states: Mapping[str, Status] = field(default_factory=dict)
+    states: Mapping[str, Status] = msgspec.field(default_factory=dict)
 
     def names(self, *wanted: Status) -> list[str]:
         """Return the sorted names of the tools with one of the statuses."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind, Revision
 from proxy.request_errors import AgentNameTaken, TooManyAgents

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
@@ -63,8 +64,7 @@ class StoredTurn:
         return dict(enumerate([*self.record.input, *self.record.items]))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A stored approval."""
 
     key: int
@@ -114,9 +114,9 @@ class MemoryHistory:
             self._check_key(turn)
             begun = await self.begin(parent.turn)
             head = self.conversations[turn.caller, turn.conversation_id].head
-            await self.finish(replace_struct(parent.end, turn=begun.turn))
+            await self.finish(replace(parent.end, turn=begun.turn))
             self._set_head((turn.caller, turn.conversation_id), head)
-            turn = replace_struct(turn, parent=begun.turn)
+            turn = replace(turn, parent=begun.turn)
         self._check_key(turn)
         place = (turn.caller, turn.conversation_id)
         known = self.conversations.get(place)

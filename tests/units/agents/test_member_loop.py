@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
+
+from msgspec.structs import replace
 
 from proxy.events import TextDelta
 from proxy.members.port import MemberContext, MemberEvent, ModelUsed, ToolBegan, ToolEnded
@@ -42,9 +43,7 @@ async def steps(messages: Sequence[Message], context: MemberContext) -> AsyncIte
 
 
 async def test_a_member_waits_between_its_steps_while_no_client_is_there() -> None:
-    member = dataclasses.replace(
-        agent("worker", ScriptedModel()), member=FunctionMember(steps, ToolThreads())
-    )
+    member = replace(agent("worker", ScriptedModel()), member=FunctionMember(steps, ToolThreads()))
     team, turn, sink = await team_of(member), turn_of(HELLO, agent="worker"), LeftSink()
 
     running = asyncio.create_task(team.answer(turn, sink))
@@ -58,9 +57,7 @@ async def test_a_member_waits_between_its_steps_while_no_client_is_there() -> No
 
 
 async def test_a_member_ends_at_a_limit_if_it_continues_behind_it() -> None:
-    member = dataclasses.replace(
-        agent("worker", ScriptedModel()), member=FunctionMember(steps, ToolThreads())
-    )
+    member = replace(agent("worker", ScriptedModel()), member=FunctionMember(steps, ToolThreads()))
     limits = Limits(max_output_tokens=5)
     team, turn, sink = await team_of(member, limits=limits), turn_of(HELLO, agent="worker"), RememberingSink()
 

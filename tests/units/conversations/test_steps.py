@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+from msgspec import structs
 
 from proxy.conversations.steps import split_step, step_at
 from proxy.events import (
@@ -36,7 +37,7 @@ ITEMS = [
 
 
 def record(**changes: Any) -> TurnRecord:
-    values = dict.fromkeys(field.name for field in dataclasses.fields(TurnRecord))
+    values = dict.fromkeys(field.name for field in structs.fields(TurnRecord))
     journal = encode_journal(EVENTS, [100.0] * len(EVENTS))
     return TurnRecord(**{**values, "items": ITEMS, "journal": journal, **changes})
 

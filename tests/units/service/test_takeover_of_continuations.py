@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from msgspec.structs import replace as replace_struct
+from msgspec.structs import replace
 
 from proxy.agents.agent import Agent
 from proxy.events import ApprovalDecided, Completed, Handoff, TextDelta
@@ -19,8 +18,8 @@ from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.teams import FixedTool, agent
 from tests.units.service.test_takeover import ASK, HangingTool, Workers, read, until_called
 
-FIRST = replace_struct(ASK, idempotency_key=None, conversation_id="conv_a")
-YES = replace_struct(FIRST, messages=[UserMessage("Yes")], idempotency_key="key-2", body_digest=b"y" * 16)
+FIRST = replace(ASK, idempotency_key=None, conversation_id="conv_a")
+YES = replace(FIRST, messages=[UserMessage("Yes")], idempotency_key="key-2", body_digest=b"y" * 16)
 REFUND = calls(("refund", "{}"))
 
 

@@ -7,9 +7,9 @@ import gzip
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.errors import (
     ContentFiltered,
