@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from proxy.errors import StoreUnavailable, TurnTakenOver
 from proxy.events import Cancelled, Entry, Started
 from proxy.messages import Usage
+from proxy.service.leases import is_dead
 from proxy.service.recording import entries_of, replay, stored_log
 from proxy.service.turn_messages import (
     CancelTurn,
@@ -334,8 +335,9 @@ class RemoteTurns:
         turns = list({one.record.turn for one in followed})
         result = await self._history.poll(turns=turns, conversations=conversations)
         now = self._clock()
-        if any(lease_until < now for lease_until in result.running.values()):
-            await self._history.interrupt(now=now)
+        dead = [worker for worker in set(result.workers.values()) if is_dead(worker)]
+        if dead or any(lease_until < now for lease_until in result.running.values()):
+            await self._history.interrupt(now=now, dead_workers=dead)
         for one in followed:
             if one.record.turn not in result.running:
                 one.is_over.set()

@@ -9,6 +9,7 @@ from proxy.background_tasks import BackgroundTasks
 from proxy.events import Completed, Entry, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
 from proxy.providers.model import Finished
+from proxy.service.leases import retire
 from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.request import TurnRequest
 from tests.fakes.models import ScriptedModel, says
@@ -132,3 +133,20 @@ async def test_a_follower_of_a_worker_that_dies_gets_the_text_so_far() -> None:
     assert events[:2] == [Started(opened.turn_id, "triage"), TextDelta("First ")]
     assert isinstance(events[2], Failed)
     assert (len(events), events[2].code) == (3, "turn_interrupted")
+
+
+async def test_a_follower_does_not_wait_for_the_lease_of_a_worker_that_has_certainly_died() -> None:
+    workers = Workers()
+    here = await workers.start([TextDelta("First "), asyncio.Event()])
+    there = await workers.start()
+    opened = await here.open(ASK)
+    followed = await there.attach("c", opened.turn_id)
+    await read(followed, 2)
+
+    name = here_name(workers, here)
+    del workers.bus.workers[name]
+    retire(name)
+    events = [entry.event for entry in await read(followed)]
+
+    assert isinstance(events[-1], Failed)
+    assert (len(events), events[-1].code) == (3, "turn_interrupted")
