@@ -26,7 +26,8 @@ from bench.scripts import SCRIPTS
 _TOTAL = re.compile(r"^(?:summary|totals): (\d+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+# Equal if the servers are: a list cannot be part of a key.
+@dataclass(frozen=True, slots=True, eq=False)
 class Counted(Served):
     """A server under callgrind, whose "CPU seconds" are millions of instructions."""
 
