@@ -9,7 +9,7 @@ follows from its parent's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 
 from proxy.messages import (
@@ -25,7 +25,11 @@ from proxy.turns.records import ChainTurn
 from proxy.turns.wrapped_text import unwrapped_text
 
 _SIZE = 16
+_new_hash = partial(blake2b, digest_size=_SIZE)
 _WHITE = b" \t\n\r\x0b\x0c"
+_BETWEEN = "\0"
+"""Between the texts of a list; hardly any text contains it."""
+_HASHED: frozenset[type[Message]] = frozenset((UserMessage, AssistantMessage))
 # Some models put reasoning into the text, and some clients remove it before they send the message again.
 _THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "reasoning"))
 
@@ -66,34 +70,42 @@ class Transcript:
         return transcript
 
     def _hash(self) -> bytes:
-        # One call for all pieces: a list has a thousand messages, and each update costs as much as a short text.
-        return blake2b(b"".join(self._pieces), digest_size=_SIZE).digest()
+        return _new_hash(b"".join(self._pieces)).digest()
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
-        # A list has thousands of messages. Nearly all have a string, which saves a call for each.
-        content = message.content
-        text = content if type(content) is str else text_of(message)
-        if type(message) is UserMessage:
-            data = user_text(text)
-            if data:
-                self._pieces.append(b"u%d:%b" % (len(data), data))
-        elif type(message) is AssistantMessage:
-            return self.answer(text, is_call=bool(message.tool_calls or message.function_call))
-        elif type(message) is ToolMessage:
-            self._results += 1
-        return None
+        return self.fingerprint if self.extend([message]) else None
+
+    def extend(self, messages: Sequence[Message], *, first: int = 0) -> list[tuple[int, bytes]]:
+        """Add messages in order; return the index and the fingerprint of each assistant message that has one.
+
+        The first message has the index ``first``. A list has thousands of messages: the loop calls no Python function,
+        and each hash is one call for all that it depends on.
+        """
+        boundaries: list[tuple[int, bytes]] = []
+        pieces = self._pieces
+        for index, (message, data) in enumerate(zip(messages, _hashed_texts(messages), strict=True), first):
+            if type(message) is UserMessage:
+                if data:
+                    pieces.append(b"u%d:%b" % (len(data), data))
+            elif type(message) is AssistantMessage:
+                if data or not (message.tool_calls or message.function_call):
+                    pieces.append(b"a%d:%b" % (len(data), data))
+                    fingerprint = _new_hash(b"".join(pieces)).digest()
+                    pieces = [fingerprint]
+                    boundaries.append((index, fingerprint))
+                    self._results = 0
+            elif type(message) is ToolMessage:
+                self._results += 1
+        self.fingerprint = boundaries[-1][1] if boundaries else self.fingerprint
+        self._pieces = pieces
+        return boundaries
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
         """Add an assistant's text and return the fingerprint; None for a tool call without text, which is not added."""
-        data = hashed_answer(text)
-        if not data and is_call:
+        if is_call and not hashed_answer(text):
             return None
-        self._pieces.append(b"a%d:%b" % (len(data), data))
-        self.fingerprint = fingerprint = self._hash()
-        self._pieces = [fingerprint]
-        self._results = 0
-        return fingerprint
+        return self.add(AssistantMessage(text))
 
     def call(self, call: FunctionCall) -> bytes:
         """Return the digest of a tool call at this position, to find calls without ids. The transcript is unchanged.
@@ -110,11 +122,6 @@ class Transcript:
         """
         return _digest(b"input", self._hash(), b"%d" % self._results)
 
-    def extend(self, messages: Iterable[Message]) -> None:
-        """Add messages in order."""
-        for message in messages:
-            self.add(message)
-
 
 def newest_known(chain: Sequence[ChainTurn]) -> int:
     """Return the index of the newest turn that has a fingerprint; -1 if there is none."""
@@ -122,14 +129,14 @@ def newest_known(chain: Sequence[ChainTurn]) -> int:
 
 
 def transcript_after(
-    chain: Sequence[ChainTurn], scope: bytes, messages: Iterable[Message] = ()
+    chain: Sequence[ChainTurn], scope: bytes, messages: Sequence[Message] = ()
 ) -> Transcript:
     """Return the transcript of a chain and the messages after it, computed from its newest fingerprint."""
     known = newest_known(chain)
     start = chain[known].fingerprint if known >= 0 else None
     transcript = Transcript(start or scope)
     for turn in chain[known + 1 :]:
-        transcript.extend(item.message for item in turn.items if item.agent is None)
+        transcript.extend([item.message for item in turn.items if item.agent is None])
     transcript.extend(messages)
     return transcript
 
@@ -188,15 +195,38 @@ def _type_and_text(message: Message) -> tuple[type[Message], bytes]:
 
 def user_text(text: str) -> bytes:
     """Return the part of a user's text that is compared and hashed, without a template that wraps it."""
-    if "<" in text:
-        text = unwrapped_text(text)
-    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
+    return _without_white(unwrapped_text(text) if "<" in text else text)
 
 
 def hashed_answer(text: str) -> bytes:
     """Return the part of an assistant's text that is compared and hashed."""
-    if "<" in text:
-        text = without_thinking(text)
+    return _without_white(without_thinking(text) if "<" in text else text)
+
+
+def _hashed_texts(messages: Sequence[Message]) -> Sequence[bytes]:
+    """Return ``user_text`` or ``hashed_answer`` of each message; empty for messages that are not hashed."""
+    texts = [
+        (content if type(content := message.content) is str else text_of(message))
+        if type(message) in _HASHED
+        else ""
+        for message in messages
+    ]
+    # All texts with one call each: a list has thousands, and most of them are short.
+    joined = _BETWEEN.join(texts)
+    if "<" in joined:
+        texts = list(map(_without_markup, messages, texts))
+        joined = _BETWEEN.join(texts)
+    hashed = _without_white(joined).split(_BETWEEN.encode())
+    return hashed if len(hashed) == len(texts) else list(map(_without_white, texts))
+
+
+def _without_markup(message: Message, text: str) -> str:
+    if "<" not in text:
+        return text
+    return unwrapped_text(text) if type(message) is UserMessage else without_thinking(text)
+
+
+def _without_white(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
 
 

@@ -68,7 +68,7 @@ async def _after_step(query: ResolverQuery, step: Step) -> RuleMatch:
     request, record = query.request, step.record
     chain = await query.turns.chain(record.parent) if record.parent is not None else ()
     check_calls(answered_in(query.messages), called_in(query.messages), request.messages)
-    transcript = transcript_after(chain, query.scope, (item.message for item in record.input))
+    transcript = transcript_after(chain, query.scope, [item.message for item in record.input])
     fingerprint = transcript.answer(step.text) if step.text else None
     turn = ChainTurn(
         turn=record.turn,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -103,7 +103,7 @@ class ResolverQuery:
     def inputs(self) -> Sequence[tuple[int, bytes]]:
         """The index and the digest of the last ``MAX_INPUTS`` messages at which the input of a turn can end.
 
-        The last message is not one of them.
+        The last message is not one of them. Empty for a team without tools: only turns that ran tools are found by it.
         """
         return self._all_fingerprints()[2]
 
@@ -114,13 +114,12 @@ class ResolverQuery:
         transcript = Transcript(self.scope)
         boundaries: list[tuple[int, bytes]] = []
         inputs: list[tuple[int, bytes]] = []
-        ends = _input_ends(self.messages)
-        for index, message in enumerate(self.messages):
-            fingerprint = transcript.add(message)
-            if fingerprint is not None:
-                boundaries.append((index, fingerprint))
-            elif index in ends:
-                inputs.append((index, transcript.input_fingerprint()))
+        begin = 0
+        for end in _input_ends(self.messages) if self.team.has_tools else ():
+            boundaries += transcript.extend(self.messages[begin : end + 1], first=begin)
+            inputs.append((end, transcript.input_fingerprint()))
+            begin = end + 1
+        boundaries += transcript.extend(self.messages[begin:], first=begin)
         self._fingerprints = transcript, boundaries, inputs
         return self._fingerprints
 
@@ -149,17 +148,17 @@ class ResolverQuery:
 _Fingerprints = tuple[Transcript, Sequence[tuple[int, bytes]], Sequence[tuple[int, bytes]]]
 
 
-def _input_ends(messages: Sequence[Message]) -> Collection[int]:
+def _input_ends(messages: Sequence[Message]) -> Sequence[int]:
     """Return the last indexes of messages at which the input of a turn can end, except that of the last message."""
-    ends: set[int] = set()
+    ends: list[int] = []
     for index in range(len(messages) - 2, -1, -1):
         if isinstance(messages[index], UserMessage | ToolMessage) and isinstance(
             messages[index + 1], UserMessage | AssistantMessage
         ):
-            ends.add(index)
+            ends.append(index)
             if len(ends) == MAX_INPUTS:
                 break
-    return ends
+    return ends[::-1]
 
 
 class RuleMatch(Struct, frozen=True):

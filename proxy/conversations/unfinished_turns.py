@@ -49,7 +49,7 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
 
     The first ``after`` messages belong to a known turn. Messages have to follow the input.
     """
-    positions = [place for place in query.inputs if place[0] >= after] if query.team.has_tools else []
+    positions = [place for place in query.inputs if place[0] >= after]
     if not positions:
         return None
     found = await query.turns.find_by_input(

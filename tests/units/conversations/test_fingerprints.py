@@ -23,9 +23,13 @@ from proxy.conversations.fingerprints import (
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
+    FunctionMessage,
+    ImagePart,
+    ImageUrl,
     Item,
     Message,
     SystemMessage,
+    TextPart,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -68,6 +72,139 @@ def fingerprint_of(*messages: Message, scope: bytes = SCOPE) -> bytes:
     transcript = Transcript(scope)
     transcript.extend(messages)
     return transcript.fingerprint
+
+
+STORED: list[tuple[Message, str | None, str, str]] = [
+    (
+        SystemMessage("It is 9:00"),
+        None,
+        "e24b0b16952862bb781f116ae3f6b6d0",
+        "6ab7e149117131c07b09a0a84ba51205",
+    ),
+    (
+        UserMessage("Hi,\n two  questions"),
+        None,
+        "655bfcedf03fab5cb734528dc1414f01",
+        "ef38798210092dacb24c436b8aaf6086",
+    ),
+    (
+        UserMessage([TextPart("Größe?"), ImagePart(ImageUrl("https://x/y.png"))]),
+        None,
+        "df33f5de6f7b2f7c16667c32678d6838",
+        "a93f43fa2e0032a26ca529595433821f",
+    ),
+    (
+        AssistantMessage("<think>Hm</think>Which one?"),
+        "6dcabe092e6a26f50f8350350d06f4c5",
+        "6d41abe8a98900c302c33f5f5bd0a8ac",
+        "bc20006b377d300a795e06f88778f791",
+    ),
+    (
+        UserMessage(" \n"),
+        None,
+        "6d41abe8a98900c302c33f5f5bd0a8ac",
+        "bc20006b377d300a795e06f88778f791",
+    ),
+    (
+        UserMessage("\ud83d \0 <context><source>x</source></context>The\tfirst"),
+        None,
+        "f1e06bbbe07459d4bc3e7f75b5c997fd",
+        "3c5b8e364bd22b67db89b1d867f61295",
+    ),
+    (
+        AssistantMessage(None, tool_calls=[ToolCall("1", CALL)]),
+        None,
+        "f1e06bbbe07459d4bc3e7f75b5c997fd",
+        "3c5b8e364bd22b67db89b1d867f61295",
+    ),
+    (
+        ToolMessage("1", "found"),
+        None,
+        "2a9e71ff64f6010d4ef41c63b6e543d6",
+        "16d5f801d843b1783ab9465c3b872467",
+    ),
+    (
+        ToolMessage("2", "<found>"),
+        None,
+        "fbcb4b07cba10d6296508b16b908560a",
+        "fb1725951bab4c8e250103a56b06d42b",
+    ),
+    (
+        AssistantMessage(None, refusal="No."),
+        "99d11196d6cbdbade37a07acf645f88e",
+        "e94b6db7ebc476a25650fe479b4be3a1",
+        "b6779f9c97629891a579ad6ae0561db5",
+    ),
+    (
+        FunctionMessage("f", "x"),
+        None,
+        "e94b6db7ebc476a25650fe479b4be3a1",
+        "b6779f9c97629891a579ad6ae0561db5",
+    ),
+    (
+        AssistantMessage(""),
+        "cff6244518ee252c67a60160d3eaa949",
+        "171e14707853e1207c0d396195e871bf",
+        "4c1b52e5ec9544ad302e84441539bd32",
+    ),
+    (
+        UserMessage("Bye"),
+        None,
+        "ce59d0dc9b5dcc9bd6f9a991999ee503",
+        "12fb4c883769f07ce75398b7ee5e5d48",
+    ),
+]
+"""Messages of one list, and behind each: fingerprint, digest of the input so far, and digest of ``CALL`` there."""
+
+
+def test_digests_are_those_in_existing_databases() -> None:
+    transcript = Transcript(SCOPE)
+    found = [
+        (
+            message,
+            fingerprint.hex() if (fingerprint := transcript.add(message)) is not None else None,
+            transcript.input_fingerprint().hex(),
+            transcript.call(CALL).hex(),
+        )
+        for message, *_ in STORED
+    ]
+
+    assert found == STORED
+    assert SCOPE.hex() == "1154109286ad146bc2f49a50544d049b"
+    assert (last_answer_of(SCOPE, "Which one?") or b"").hex() == "56189b85d78494351d69bcb65589656d"
+    assert transcript.state() == (bytes.fromhex("cff6244518ee252c67a60160d3eaa949"), b"u3:Bye", 0)
+
+
+TEXTS = st.lists(
+    st.sampled_from([*PIECES, "\0", "é", "\ud83d", "0", "<context><source></context>"]), max_size=4
+)
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(UserMessage, TEXTS.map("".join)),
+    st.builds(UserMessage, st.none() | TEXTS.map(lambda texts: [TextPart(text) for text in texts])),
+    st.builds(
+        AssistantMessage, TEXTS.map("".join), tool_calls=st.sampled_from([None, [ToolCall("1", CALL)]])
+    ),
+    st.builds(ToolMessage, st.just("1"), TEXTS.map("".join)),
+    st.builds(SystemMessage, TEXTS.map("".join)),
+)
+
+
+@given(st.lists(MESSAGES, max_size=12), st.integers(0, 12))
+def test_a_list_has_the_same_fingerprints_at_once_in_two_parts_and_message_by_message(
+    messages: list[Message], at: int
+) -> None:
+    single, whole, divided = Transcript(SCOPE), Transcript(SCOPE), Transcript(SCOPE)
+    expected = [
+        (index, found) for index, one in enumerate(messages) if (found := single.add(one)) is not None
+    ]
+
+    assert whole.extend(messages) == expected
+    first, second = messages[:at], messages[at:]
+    assert divided.extend(first) + divided.extend(second, first=len(first)) == expected
+    for transcript in (whole, divided):
+        assert transcript.fingerprint == single.fingerprint
+        assert transcript.input_fingerprint() == single.input_fingerprint()
+        assert Transcript.restored(*transcript.state()).input_fingerprint() == single.input_fingerprint()
 
 
 def test_scopes_differ_by_caller_team_and_end_user() -> None:
