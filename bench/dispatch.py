@@ -33,11 +33,11 @@ class Agent:
 
 
 def _dispatcher(kind: str) -> Dispatcher:
-    from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, QueuedRuntime
+    from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher
+    from proxy.agents.queued_dispatch import QueuedDispatcher
 
-    if kind == "none":
-        return DirectDispatcher()
-    return AutoGenDispatcher(QueuedRuntime() if kind == "queued" else None)
+    dispatchers = {"none": DirectDispatcher, "queued": QueuedDispatcher, "direct": AutoGenDispatcher}
+    return dispatchers[kind]()
 
 
 def _resident() -> float:

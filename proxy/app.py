@@ -17,7 +17,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
+from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
+from proxy.agents.queued_dispatch import QueuedDispatcher
 from proxy.errors import ConfigurationError
 from proxy.lazy_imports import without_pydantic_v1
 from proxy.lifespan import metrics_of, open_services
@@ -111,7 +112,7 @@ def create_app(
         loaded=loaded,
         threads=threads,
         dispatcher=dispatcher
-        or AutoGenDispatcher(QueuedRuntime() if settings.agent_runtime == "queued" else None),
+        or (QueuedDispatcher() if settings.agent_runtime == "queued" else AutoGenDispatcher()),
         origin_policy=OriginPolicy.of(settings),
         metrics=metrics_of(loaded) if settings.metrics else None,
         load=partial(_load, settings, environment, threads),

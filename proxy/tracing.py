@@ -104,16 +104,13 @@ _propagator = TraceContextTextMapPropagator()
 class TraceSpan:
     """A span. The instance without an OpenTelemetry span ignores everything."""
 
-    __slots__ = ("_span", "_with_content")
+    __slots__ = ("_span", "_with_content", "is_recording")
 
     def __init__(self, span: trace.Span | None, *, with_content: bool = False) -> None:
         self._span = span
         self._with_content = with_content
-
-    @property
-    def is_recording(self) -> bool:
+        self.is_recording = span is not None and span.is_recording()
         """Whether attributes have an effect."""
-        return self._span is not None and self._span.is_recording()
 
     def set(self, name: Attribute, value: Value | None) -> None:
         """Set an attribute, unless the value is None."""
@@ -138,8 +135,9 @@ class TraceSpan:
             self._span.set_status(Status(StatusCode.ERROR))
 
 
-_NO_SPAN = TraceSpan(None)
-NO_SPAN: AbstractContextManager[TraceSpan] = nullcontext(_NO_SPAN)
+UNRECORDED = TraceSpan(None)
+"""A span that is not recorded."""
+NO_SPAN: AbstractContextManager[TraceSpan] = nullcontext(UNRECORDED)
 """The block of a span that is not recorded."""
 
 
@@ -165,7 +163,7 @@ def current_span() -> TraceSpan:
     """Return the innermost span of this task."""
     tracing = _tracing.get()
     return (
-        _NO_SPAN
+        UNRECORDED
         if tracing is None
         else TraceSpan(trace.get_current_span(), with_content=tracing.with_content)
     )

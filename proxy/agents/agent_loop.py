@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.agents.agent import Agent
 from proxy.agents.approval_question import WAITING, request_approvals, without_question
@@ -35,32 +36,29 @@ from proxy.providers.capabilities import Abilities
 from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 from proxy.tools.port import is_offered
+from proxy.turns.structured_output import ResponseFormat
 from proxy.turns.turn import ApprovalRequest
 
 
-@dataclass(frozen=True)
-class AgentAnswered:
+class AgentAnswered(Struct, frozen=True):
     """The agent answered the user."""
 
     finish_reason: FinishReason
 
 
-@dataclass(frozen=True)
-class AgentHandedOff:
+class AgentHandedOff(Struct, frozen=True):
     """Another agent is active."""
 
     target: str
 
 
-@dataclass(frozen=True)
-class ToolResultsPending:
+class ToolResultsPending(Struct, frozen=True):
     """The client has to run tools; ``pending`` are the ids of the calls."""
 
     pending: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ApprovalPending:
+class ApprovalPending(Struct, frozen=True):
     """A person has to approve calls; ``requests`` are in the order of the calls."""
 
     requests: tuple[ApprovalRequest, ...]
@@ -120,11 +118,14 @@ class AgentLoop:
             if outcome is not None:
                 return outcome
         # At a limit the turn ends with what there is, like an answer that the model cut.
-        while not state.is_at_limit:
-            reply = await call_model(self.agent, state, self._own_tools(state))
+        while not state.is_at_limit():
+            own_tools = () if self._has_no_tools else self._own_tools(state)
+            reply = await call_model(self.agent, state, own_tools)
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.
             if not reply.calls or reply.finish_reason == "length":
-                return await self._answer(state, reply)
+                if state.turn.response_format is not None:
+                    await _check_format(state.turn.response_format, reply)
+                return self._answer(state, reply)
             await state.turn.wait_for_begin()
             self._append_message(state, reply, reply.calls)
             if any(call.kind == "server" for call in reply.calls):
@@ -134,8 +135,7 @@ class AgentLoop:
                 return outcome
         return AgentAnswered("length")
 
-    async def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
-        await _check_format(state, reply)
+    def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
         self._append_message(state, reply, [])
         is_cut = reply.finish_reason in ("length", "content_filter")
         return AgentAnswered(reply.finish_reason if is_cut else "stop")
@@ -154,8 +154,6 @@ class AgentLoop:
         return state.compactor.estimate(self.agent, history, cut, view, size)
 
     def _own_tools(self, state: TurnState) -> Sequence[FunctionTool]:
-        if self._has_no_tools:
-            return ()
         specs = self._server_calls.specs
         tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
         delegates = self._server_calls.delegation_specs if state.can_delegate else ()
@@ -248,7 +246,8 @@ class AgentLoop:
 
     def _append_message(self, state: TurnState, reply: ModelReply, calls: Sequence[Call]) -> None:
         text = "".join(reply.text)
-        message = assistant_message(text, "".join(reply.refusal), [wire_call(call) for call in calls])
+        wire_calls = [wire_call(call) for call in calls] if calls else []
+        message = assistant_message(text, "".join(reply.refusal), wire_calls)
         is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
         # The state of discarded calls belongs to a message that does not exist.
         provider_state = reply.provider_state if calls or not reply.calls else None
@@ -280,9 +279,8 @@ class AgentLoop:
         return unknown_tool(call.name)
 
 
-async def _check_format(state: TurnState, reply: ModelReply) -> None:
+async def _check_format(required: ResponseFormat, reply: ModelReply) -> None:
     """Check a complete answer against ``response_format``; the finish reason of any other marks it as incomplete."""
-    required = state.turn.response_format
     is_complete = reply.finish_reason in ("stop", "tool_calls") and not reply.refusal
-    if required is not None and is_complete and not await required.is_met_by("".join(reply.text)):
+    if is_complete and not await required.is_met_by("".join(reply.text)):
         raise ResponseFormatNotMet

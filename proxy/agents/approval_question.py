@@ -48,7 +48,7 @@ def without_question(state: TurnState, calls: Sequence[Call], *, has_client_call
             results[call.id] = _cannot_ask(_HAS_FORMAT)
         elif error := find_argument_error("".join(call.arguments)):
             results[call.id] = f"error: {error}"
-        elif not state.can_run_tool:
+        elif not state.can_run_tool():
             results[call.id] = TOO_MANY_CALLS
         else:
             state.add_tool_call()

@@ -21,7 +21,7 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from autogen_core import (
     AgentMetadata,
     AgentRuntime,
     AgentType,
+    BaseAgent,
     CancellationToken,
     MessageContext,
     MessageHandlerContext,
@@ -45,12 +46,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Agent)
 Factory = Callable[[], Awaitable[Agent]]
+Handler = Callable[[Any, MessageContext], Awaitable[Any]]
 
 _MAX_NESTED_CALLS = 25
 """Handlers that wait for each other in one task. Each takes about ten frames of the interpreter's stack."""
 _nested_calls: ContextVar[int] = ContextVar("nested_calls", default=0)
 # What ``MessageHandlerContext.populate_context`` sets, without the generator of its block.
-_handler: ContextVar[AgentId] = MessageHandlerContext._MESSAGE_HANDLER_CONTEXT
+_current_agent: ContextVar[AgentId] = MessageHandlerContext._MESSAGE_HANDLER_CONTEXT
 
 
 class _TaskLink:
@@ -84,13 +86,15 @@ class DirectRuntime(AgentRuntime):
         self._factories: dict[str, Factory | None] = {}
         """By type; None for types whose agents were registered as instances."""
         self._agents: dict[AgentId, Agent] = {}
+        self._handlers: dict[AgentId, Handler] = {}
+        """Of the agents."""
         self._being_created: dict[AgentId, asyncio.Task[Agent]] = {}
         self._subscriptions: list[Subscription] = []
         self._deliveries: set[asyncio.Task[None]] = set()
 
     # --- messages ---
 
-    async def send_message(
+    def send_message(
         self,
         message: Any,
         recipient: AgentId,
@@ -98,24 +102,19 @@ class DirectRuntime(AgentRuntime):
         sender: AgentId | None = None,
         cancellation_token: CancellationToken | None = None,
         message_id: str | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Call the handler of the recipient and return its response, or raise its exception.
 
         Raises:
             LookupError: No agent with the type of the recipient is registered.
             asyncio.CancelledError: The sender or the token was cancelled.
         """
-        agent = self._agents.get(recipient) or await self._agent(recipient)
+        # A plain function: each coroutine around a handler is resumed with it.
         token = cancellation_token or CancellationToken()
         context = MessageContext(sender, None, True, token, message_id or str(uuid.uuid4()))
         if cancellation_token is not None:
-            return await self._call_linked(agent, message, context)
-        try:
-            return await self._call(agent, message, context)
-        except asyncio.CancelledError:
-            # Ends also what the handler linked to the token outside of this task.
-            token.cancel()
-            raise
+            return self._call_linked(recipient, message, context)
+        return self._call(recipient, message, context, owns_token=True)
 
     async def publish_message(
         self,
@@ -138,7 +137,7 @@ class DirectRuntime(AgentRuntime):
                 self._deliveries.add(task)
                 task.add_done_callback(self._deliveries.discard)
 
-    async def _call_linked(self, agent: Agent, message: Any, context: MessageContext) -> Any:
+    async def _call_linked(self, recipient: AgentId, message: Any, context: MessageContext) -> Any:
         """Call the handler; the sender's token cancels it."""
         token = context.cancellation_token
         if token.is_cancelled():
@@ -146,7 +145,7 @@ class DirectRuntime(AgentRuntime):
         link = _TaskLink()
         token.add_callback(link.cancel)
         try:
-            response = await self._call(agent, message, context)
+            response = await self._call(recipient, message, context)
         except asyncio.CancelledError:
             link.uncancel()
             raise
@@ -160,25 +159,35 @@ class DirectRuntime(AgentRuntime):
             raise asyncio.CancelledError
         return response
 
-    async def _call(self, agent: Agent, message: Any, context: MessageContext) -> Any:
+    async def _call(
+        self, recipient: AgentId, message: Any, context: MessageContext, *, owns_token: bool = False
+    ) -> Any:
+        """Call the handler; ``owns_token``: the token belongs to this message and not to its sender."""
+        handler = self._handlers.get(recipient) or await self._handler(recipient)
         depth = _nested_calls.get()
-        if depth >= _MAX_NESTED_CALLS:
-            # A separate task has a separate stack.
-            return await self._call_in_task(agent, message, context)
-        nested = _nested_calls.set(depth + 1)
-        handler = _handler.set(agent.id)
         try:
-            return await agent.on_message(message, context)
-        finally:
-            _handler.reset(handler)
-            _nested_calls.reset(nested)
+            if depth >= _MAX_NESTED_CALLS:
+                return await self._call_in_task(recipient, message, context)
+            nested, outer = _nested_calls.set(depth + 1), _current_agent.set(recipient)
+            try:
+                return await handler(message, context)
+            finally:
+                _current_agent.reset(outer)
+                _nested_calls.reset(nested)
+        except asyncio.CancelledError:
+            if owns_token:
+                # Ends also what the handler linked to the token outside of this task.
+                context.cancellation_token.cancel()
+            raise
 
-    async def _call_in_task(self, agent: Agent, message: Any, context: MessageContext) -> Any:
+    async def _call_in_task(self, recipient: AgentId, message: Any, context: MessageContext) -> Any:
+        """Call the handler in a separate task, which has a separate stack."""
+
         async def call() -> Any:
             _nested_calls.set(0)
-            return await self._call(agent, message, context)
+            return await self._call(recipient, message, context)
 
-        task = asyncio.create_task(call(), name=f"message to {agent.id}")
+        task = asyncio.create_task(call(), name=f"message to {recipient}")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -189,7 +198,7 @@ class DirectRuntime(AgentRuntime):
     async def _deliver(self, message: Any, recipient: AgentId, context: MessageContext) -> None:
         _nested_calls.set(0)
         try:
-            await self._call(await self._agent(recipient), message, context)
+            await self._call(recipient, message, context)
         except Exception:
             logger.exception("a handler of a published message failed", extra={"agent": str(recipient)})
 
@@ -255,8 +264,20 @@ class DirectRuntime(AgentRuntime):
             raise ValueError(f"The agents of type {agent_id.type} have another class.")
         await agent_instance.bind_id_and_runtime(id=agent_id, runtime=self)
         self._factories[agent_id.type] = None
-        self._agents[agent_id] = agent_instance
+        self._add(agent_id, agent_instance)
         return agent_id
+
+    def _add(self, agent_id: AgentId, agent: Agent) -> None:
+        self._agents[agent_id] = agent
+        # ``BaseAgent.on_message`` is final and only awaits ``on_message_impl``.
+        if isinstance(agent, BaseAgent) and type(agent).on_message is BaseAgent.on_message:
+            self._handlers[agent_id] = agent.on_message_impl
+        else:
+            self._handlers[agent_id] = agent.on_message
+
+    async def _handler(self, agent_id: AgentId) -> Handler:
+        await self._agent(agent_id)
+        return self._handlers[agent_id]
 
     async def _agent(self, agent_id: AgentId) -> Agent:
         """Return the agent; create it if it has a factory and no message came before.
@@ -280,7 +301,7 @@ class DirectRuntime(AgentRuntime):
         try:
             with AgentInstantiationContext.populate_context((self, agent_id)):
                 agent = await factory()
-            self._agents[agent_id] = agent
+            self._add(agent_id, agent)
             return agent
         finally:
             del self._being_created[agent_id]

@@ -87,7 +87,7 @@ class MemberLoop:
             UpstreamFailed: It cannot answer in the form that the request requires.
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
-        if state.is_at_limit:
+        if state.is_at_limit():
             return AgentAnswered("length")
         state.turn.resumed = None
         # The code of a member can have effects.

@@ -181,7 +181,7 @@ class MemberOutput:
             ModelCalled(self._agent.name, event.model, event.usage, now - self._model_began, event.cost)
         )
         self._model_began = now
-        self._is_at_limit = state.is_at_limit
+        self._is_at_limit = state.is_at_limit()
 
     def _unused(self, names: Sequence[str]) -> None:
         turn = self._state.turn

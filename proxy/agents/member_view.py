@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from proxy.agents.agent import Agent
 from proxy.agents.compaction.compactor import CallSize, exceeded
@@ -33,13 +32,13 @@ async def fitted_exchange(
         if failure is not None:
             raise exceeded(failure)
         return exchange
-    measure = partial(_size, agent, state, client_tools)
     if failure is not None:
-        view = await state.compactor.after_overflow(agent, state, measure(), failure)
-    elif exchange.later:
+        size = _size(agent, state, client_tools)
+        view = await state.compactor.after_overflow(agent, state, size, failure)
+    elif exchange.later or not state.compactor.has_limit(agent, state):
         view = state.compactor.view(agent, state)
     else:
-        view = await state.compactor.fit(agent, state, measure)
+        view = await state.compactor.fit(agent, state, _size(agent, state, client_tools))
     split = len(view.items) - len(exchange.later)
     items, later = view.items[:split], view.items[split:]
     if later and later[0].message is not exchange.later[0].message:

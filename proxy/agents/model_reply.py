@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Collection, Sequence
+
+from msgspec import Struct, field
 
 from proxy.agents.agent import Agent
 from proxy.agents.call import Call, CallKind, new_call_id
@@ -43,17 +43,16 @@ from proxy.providers.model import (
     forward_of,
     with_joined_text,
 )
-from proxy.tracing import TraceSpan
+from proxy.tracing import UNRECORDED, TraceSpan, is_traced
 from proxy.turns.text_relay import TextRelay
 
 
-@dataclass(slots=True)
-class ModelReply:
+class ModelReply(Struct):
     """The reply of a model, in pieces."""
 
-    text: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    text: list[str] = []
+    refusal: list[str] = []
+    calls: list[Call] = []
     finish_reason: FinishReason = "stop"
     provider_state: ProviderState | None = None
     tokens: int | None = None
@@ -77,17 +76,20 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     if compactor is None:
         history = history_of(agent.name, state.turn.context, state.turn.items)
         view = ContextView(history.context, history.own)
-        return await _traced(agent, state, build_request(agent, state, view, own_tools, client_tools))
-    measure = partial(call_size, agent, state.turn, own_tools, client_tools)
-    view = await compactor.fit(agent, state, measure)
+        return await _reply(agent, state, build_request(agent, state, view, own_tools, client_tools))
+    if compactor.has_limit(agent, state):
+        size = call_size(agent, state.turn, own_tools, client_tools)
+        view = await compactor.fit(agent, state, size)
+    else:
+        view = compactor.view(agent, state)
     try:
         request = build_request(agent, state, view, own_tools, client_tools)
-        return await _traced(agent, state, request, may_repeat=True)
+        return await _reply(agent, state, request, may_repeat=True)
     except ContextTooLong as rejected:
-        size = measure()
+        size = call_size(agent, state.turn, own_tools, client_tools)
         view = await compactor.after_overflow(agent, state, size, rejected.failure)
     try:
-        return await _traced(agent, state, build_request(agent, state, view, own_tools, client_tools))
+        return await _reply(agent, state, build_request(agent, state, view, own_tools, client_tools))
     except ContextLengthExceeded as failure:
         agent.window.learn(failure, estimate=compactor.size_of(view, size))
         raise exceeded(failure) from None
@@ -101,14 +103,22 @@ class ContextTooLong(Exception):
         self.failure = failure
 
 
-async def _traced(
+def _reply(
     agent: Agent, state: TurnState, request: ModelRequest, *, may_repeat: bool = False
-) -> ModelReply:
-    """Call the model with a request, in a separate span.
+) -> Awaitable[ModelReply]:
+    """Call the model with a request, in a separate span if the turn is traced.
 
     Raises:
         ContextTooLong: ``may_repeat`` is set, and the context does not fit.
     """
+    if is_traced():
+        return _traced_reply(agent, state, request, may_repeat=may_repeat)
+    return _stream_reply(agent, state, request, UNRECORDED, may_repeat=may_repeat)
+
+
+async def _traced_reply(
+    agent: Agent, state: TurnState, request: ModelRequest, *, may_repeat: bool
+) -> ModelReply:
     with model_span(agent, state) as traced:
         record_request(traced, request)
         return await _stream_reply(agent, state, request, traced, may_repeat=may_repeat)
@@ -143,8 +153,7 @@ async def _stream_reply(
             seconds = time.monotonic() - call.began
             state.sink.emit(ModelCalled(agent.name, call.name, call.usage, seconds, call.cost))
     if call.usage is not None:
-        # Reasoning is not part of the next request.
-        reply.tokens = reported_size(agent, call.usage.total - call.usage.reasoning)
+        reply.tokens = reported_size(agent, call.usage)
     if held is not None and reply.calls:
         reply.text.clear()
     for text in held or ():
@@ -154,8 +163,7 @@ async def _stream_reply(
     return reply
 
 
-@dataclass(slots=True)
-class _ModelCall:
+class _ModelCall(Struct):
     """The facts of a call that its event reports."""
 
     name: str
@@ -242,7 +250,8 @@ class _ReplyReceiver:
                 call.usage, call.cost = delta.usage, delta.cost
                 reply.provider_state = delta.state
                 call.name = delta.model or call.name
-                record_reply(self._traced, delta, reply.text, reply.calls)
+                if self._traced.is_recording:
+                    record_reply(self._traced, delta, reply.text, reply.calls)
             case TextDelta() | RemoteEvent():
                 pass
 

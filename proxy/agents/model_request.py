@@ -63,22 +63,26 @@ def build_request(
     """Return the request for the next call of the agent's model; see ``call_model`` for ``own_tools``."""
     turn = state.turn
     tools = (*own_tools, *client_tools)
-    with_state = [item for item in view.items if item.state is not None]
+    with_state = [item for item in (*view.earlier, *view.own) if item.state is not None]
+    choice, parameters, requested = turn.tool_choice, agent.parameters, _OF_EACH_REQUEST
+    if choice is not None or turn.parameters != _NO_PARAMETERS:
+        parameters = _merged(parameters, turn.parameters, has_tools=bool(tools))
+        requested = _requested(turn)
     cacheable = None
     if state.cacheable_prompt is not None:
-        seen = () if turn.tool_choice == "none" else _seen_by_any(state)
+        seen = () if choice == "none" else _seen_by_any(state)
         cacheable = state.cacheable_prompt.layout(agent, turn, view, seen)
     request = ModelRequest(
         messages=messages_for(agent.instructions, turn.overlay, view.earlier, view.own),
         tools=tools,
-        tool_choice=_tool_choice(turn.tool_choice, client_tools),
+        tool_choice=None if choice is None else _tool_choice(choice, client_tools),
         parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
-        parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
+        parameters=parameters,
         team=state.team,
         agent=agent.name,
         states=provider_states(with_state) if with_state else NO_STATES,
         text_states=text_states(with_state) if with_state else NO_STATES,
-        requested=_requested(turn),
+        requested=requested,
         is_strict=turn.is_strict,
         cacheable=cacheable,
     )
@@ -98,10 +102,8 @@ def _seen_by_any(state: TurnState) -> Sequence[FunctionTool]:
     return [tool for tool in tools if tool.name in names]
 
 
-def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
+def _tool_choice(requested: ToolChoice, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
     """Return the caller's ``tool_choice``, which applies to client tools only; None if the agent does not see them."""
-    if requested is None:
-        return None
     if requested == "required" and client_tools:
         return requested
     if isinstance(requested, NamedToolChoice) and any(tool.name == requested.name for tool in client_tools):
@@ -111,11 +113,8 @@ def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTo
 
 def _requested(turn: Turn) -> frozenset[str]:
     """Return the names of the parameters that the caller set."""
-    chooses = turn.tool_choice not in (None, "auto", "none")
-    if turn.parameters == _NO_PARAMETERS and not chooses:
-        return _OF_EACH_REQUEST
     names = list(msgspec.to_builtins(turn.parameters))
-    if chooses:
+    if turn.tool_choice not in (None, "auto", "none"):
         names.append("tool_choice")
     return _OF_EACH_REQUEST.union(names)
 

@@ -27,7 +27,6 @@ from proxy.messages import (
 )
 
 NOT_EXECUTED = "not executed: no result was given for this call"
-_RESULTS: frozenset[type[Message]] = frozenset((ToolMessage, FunctionMessage))
 
 
 def messages_for(
@@ -41,7 +40,7 @@ def messages_for(
     Several providers accept only one system message, and only as the first message. It contains the agent's
     instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
-    messages = [item.message for item in context]
+    messages = [item.message for item in (*context, *items)]
     stored: list[Message] = []
     if has_instructions(messages):
         stored = [message for message in messages if is_instruction(message)]
@@ -53,7 +52,6 @@ def messages_for(
         )
     chain: list[Message] = [SystemMessage(content=text)] if text else []
     chain.extend(messages)
-    chain.extend([item.message for item in items])
     return closed(chain)
 
 
@@ -98,13 +96,13 @@ def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> Pro
 
 def _has_calls_or_results(messages: Sequence[Message]) -> bool:
     """Whether there are calls or results; without a call for each of thousands of messages."""
-    if not _RESULTS.isdisjoint(map(type, messages)):
-        return True
-    return any(
-        True
-        for message in messages
-        if type(message) is AssistantMessage and (message.tool_calls or message.function_call)
-    )
+    for message in messages:
+        if type(message) is AssistantMessage:
+            if message.tool_calls or message.function_call:
+                return True
+        elif type(message) is ToolMessage or type(message) is FunctionMessage:
+            return True
+    return False
 
 
 def closed(chain: list[Message]) -> list[Message]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from proxy.agents.agent import Agent
 from proxy.agents.call import Call, wire_call
@@ -21,21 +21,21 @@ from proxy.messages import (
     text_of,
 )
 from proxy.providers.model import Finished, ModelRequest
-from proxy.tracing import NO_SPAN, Attribute, TraceSpan, is_traced, span
+from proxy.tracing import Attribute, TraceSpan, span
+
+Result = TypeVar("Result")
 
 
-def agent_span(name: str, state: TurnState) -> AbstractContextManager[TraceSpan]:
-    """Return the block in which an agent works."""
-    if not is_traced():
-        return NO_SPAN
-    return span(
-        f"invoke_agent {name}",
-        {
-            Attribute.OPERATION: "invoke_agent",
-            Attribute.AGENT: name,
-            Attribute.CONVERSATION: state.turn.conversation_id,
-        },
-    )
+async def in_agent_span(work: Awaitable[Result], state: TurnState) -> Result:
+    """Await the work of the active agent in its span."""
+    name = state.turn.agent
+    attributes = {
+        Attribute.OPERATION: "invoke_agent",
+        Attribute.AGENT: name,
+        Attribute.CONVERSATION: state.turn.conversation_id,
+    }
+    with span(f"invoke_agent {name}", attributes):
+        return await work
 
 
 def record_handoff(source: str, target: str) -> None:
@@ -48,8 +48,6 @@ def record_handoff(source: str, target: str) -> None:
 
 def model_span(agent: Agent, state: TurnState) -> AbstractContextManager[TraceSpan]:
     """Return the block of a model call."""
-    if not is_traced():
-        return NO_SPAN
     return span(
         f"chat {agent.model.name}",
         {
@@ -83,8 +81,6 @@ def record_request(traced: TraceSpan, request: ModelRequest) -> None:
 
 def record_reply(traced: TraceSpan, finished: Finished, text: Sequence[str], calls: Sequence[Call]) -> None:
     """Set the attributes of a complete reply."""
-    if not traced.is_recording:
-        return
     traced.set(Attribute.RESPONSE_MODEL, finished.model)
     traced.set(Attribute.FINISH_REASONS, [finished.reason])
     if finished.usage is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -23,7 +23,7 @@ from proxy.agents.compaction.history import return_target
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
 from proxy.agents.side_team import SideTeam
-from proxy.agents.spans import agent_span
+from proxy.agents.spans import in_agent_span
 from proxy.agents.turn_state import DelegateJob, TurnState
 from proxy.errors import ModelNotFound, TurnTimeout, UpstreamFailed
 from proxy.events import Handoff, ModelCalled, Started
@@ -32,6 +32,7 @@ from proxy.providers.capabilities import Abilities, is_plain
 from proxy.providers.model import Model
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
+from proxy.tracing import is_traced
 from proxy.turns.contract import NoSink, Sink, TeamOutcome
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
@@ -155,7 +156,7 @@ class AgentTeam:
         )
         return [*ignored, "tools"] if request.tools and not shows_tools else ignored
 
-    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
+    def answer(self, turn: Turn, sink: Sink) -> Coroutine[Any, Any, TeamOutcome]:
         """Run agents until one of them has answered, or the client or a person has to respond.
 
         Raises:
@@ -164,16 +165,17 @@ class AgentTeam:
         state = self._state(turn, sink)
         if turn.resumed is not None:
             state.resume(turn.resumed)
-        return await self._outcome(state)
+        return self._outcome(state)
 
     async def _outcome(self, state: TurnState) -> TeamOutcome:
         turn = state.turn
         while True:
-            with agent_span(turn.agent, state):
-                outcome = await self._dispatcher.run(self._loops[turn.agent], state)
+            work = self._dispatcher.run(self._loops[turn.agent], state)
+            outcome = await (in_agent_span(work, state) if is_traced() else work)
             match outcome:
                 case AgentAnswered(finish_reason):
-                    self._return_control(state)
+                    if self._records_handoffs:
+                        self._return_control(state)
                     return TeamOutcome(finish_reason)
                 case ToolResultsPending(pending):
                     return TeamOutcome("tool_calls", pending)
@@ -185,8 +187,6 @@ class AgentTeam:
     def _return_control(self, state: TurnState) -> None:
         """Make the agent active again that handed over with ``return``, after the answer of its target."""
         turn = state.turn
-        if not self._records_handoffs:
-            return
         target = return_target([*turn.context, *turn.items], turn.agent)
         if target in self._loops and target != turn.agent:
             state.sink.emit(Handoff(turn.agent, target))
@@ -246,7 +246,9 @@ class AgentTeam:
             team=facts.part_of or facts.name,
             turn=turn,
             sink=sink,
-            limits=_within(facts.limits, turn.max_tool_calls),
+            limits=facts.limits
+            if turn.max_tool_calls is None
+            else _within(facts.limits, turn.max_tool_calls),
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
@@ -269,8 +271,8 @@ def _loop_of(agent: Agent) -> AgentLoop | MemberLoop:
     return AgentLoop(agent) if agent.member is None else MemberLoop(agent, agent.member)
 
 
-def _within(limits: Limits, max_tool_calls: int | None) -> Limits:
+def _within(limits: Limits, max_tool_calls: int) -> Limits:
     """Return the limits with ``max_tool_calls`` of the request, if it is lower than that of the team."""
-    if max_tool_calls is None or max_tool_calls >= limits.max_tool_calls:
+    if max_tool_calls >= limits.max_tool_calls:
         return limits
     return limits.model_copy(update={"max_tool_calls": max_tool_calls})

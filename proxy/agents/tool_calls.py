@@ -70,7 +70,7 @@ class ServerCalls:
             if call.is_resumed and (result := self._result_of_resumed(state, call)) is not None:
                 rejected[call.id] = result
                 continue
-            if not state.can_run_tool:
+            if not state.can_run_tool():
                 rejected[call.id] = TOO_MANY_CALLS
                 continue
             state.add_tool_call()

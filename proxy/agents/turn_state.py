@@ -71,7 +71,7 @@ class TurnState(Struct):
     parent: TurnState | None = None
     depth: int = 0
     """How many delegates are around this one."""
-    pauses: dict[str, DelegatePause] = field(default_factory=dict)
+    pauses: dict[str, DelegatePause] = {}
     """Delegates that wait for approvals, by call id."""
 
     def add_model_call(self) -> None:
@@ -134,37 +134,29 @@ class TurnState(Struct):
             )
         )
 
-    @property
-    def is_at_limit(self) -> bool:
-        """Whether no further model call may start."""
-        return self._is_at_limit(reserved=0)
-
-    @property
-    def can_run_tool(self) -> bool:
-        """Whether another server tool may run."""
-        return self._can_run_tool(reserved=0)
-
-    def _is_at_limit(self, *, reserved: int) -> bool:
+    def is_at_limit(self, reserved: int = 0) -> bool:
         """Whether a limit leaves no more than ``reserved`` model calls, or no tokens."""
-        limit = self.limits.max_output_tokens
+        limits = self.limits
         return (
-            self.model_calls + reserved >= self.limits.max_model_calls
-            or self._has_all_messages(reserved=reserved)
-            or (limit is not None and self.completion_tokens >= limit)
-            or (self.parent is not None and self.parent._is_at_limit(reserved=reserved + 1))
+            self.model_calls + reserved >= limits.max_model_calls
+            or (limits.max_messages is not None and self._messages + reserved >= limits.max_messages)
+            or (limits.max_output_tokens is not None and self.completion_tokens >= limits.max_output_tokens)
+            or (self.parent is not None and self.parent.is_at_limit(reserved + 1))
         )
 
-    def _can_run_tool(self, *, reserved: int) -> bool:
-        is_within = self.tool_calls < self.limits.max_tool_calls
+    def can_run_tool(self, reserved: int = 0) -> bool:
+        """Whether another server tool may run; ``reserved`` model calls have to be possible after it."""
+        limits = self.limits
         return (
-            is_within
-            and not self._has_all_messages(reserved=reserved)
-            and (self.parent is None or self.parent._can_run_tool(reserved=reserved + 1))
+            self.tool_calls < limits.max_tool_calls
+            and (limits.max_messages is None or self._messages + reserved < limits.max_messages)
+            and (self.parent is None or self.parent.can_run_tool(reserved + 1))
         )
 
-    def _has_all_messages(self, *, reserved: int) -> bool:
-        limit = self.limits.max_messages
-        return limit is not None and 1 + self.model_calls + self.tool_calls + reserved >= limit
+    @property
+    def _messages(self) -> int:
+        """The number of messages that ``max_messages`` limits."""
+        return 1 + self.model_calls + self.tool_calls
 
 
 class DelegateJob(Struct, frozen=True):

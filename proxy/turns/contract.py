@@ -109,7 +109,7 @@ class Team(Protocol):
         """Time limit of a turn in seconds; None for the default."""
         ...
 
-    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
+    def answer(self, turn: Turn, sink: Sink) -> Awaitable[TeamOutcome]:
         """Run agents until the turn has an answer.
 
         Emits neither ``Started`` nor a closing event. If the task is cancelled, all connections of the turn are closed

@@ -190,6 +190,17 @@ async def test_an_agent_can_reject_messages_of_other_types(runtime: Runtime) -> 
         await runtime.send_message(Question("why"), AgentId("strict", "s"))
 
 
+async def test_an_agent_with_its_own_entry_point_is_called_through_it(runtime: Runtime) -> None:
+    class Guarded(Clerk):
+        async def on_message(self, message: Any, ctx: MessageContext) -> Any:  # type: ignore[misc]
+            reply = await super().on_message(message, ctx)
+            return Reply(f"guarded {reply.text}")
+
+    await Guarded.register(runtime, "clerk", Guarded)
+
+    assert await runtime.send_message(Number(3), AgentId("clerk", "c")) == Reply("guarded sum 3")
+
+
 async def test_a_message_to_an_unknown_type_is_an_error(runtime: Runtime) -> None:
     with pytest.raises(Exception, match=r"not found|not registered"):
         await runtime.send_message(Question("why"), AgentId("nobody", "n"))
@@ -466,6 +477,28 @@ async def test_a_cancelled_sender_has_waited_for_the_handler(direct: DirectRunti
             await sending
 
     assert ended == ["handler", "handler"]
+
+
+async def test_a_cancelled_sender_cancels_what_the_handler_linked_to_the_message(
+    direct: DirectRuntime,
+) -> None:
+    begun, linked = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    class Linking(RoutedAgent):
+        @message_handler
+        async def link(self, message: Question, ctx: MessageContext) -> None:
+            ctx.cancellation_token.link_future(linked)
+            begun.set()
+            await asyncio.Event().wait()
+
+    await Linking.register(direct, "linking", lambda: Linking("links"))
+    sending = asyncio.create_task(direct.send_message(Question("?"), AgentId("linking", "l")))
+    await begun.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+    assert linked.cancelled()
 
 
 async def test_a_token_that_is_cancelled_before_or_at_the_end_of_a_message_counts(

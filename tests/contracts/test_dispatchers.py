@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.agents.agent_loop import AgentAnswered, AgentHandedOff, AgentOutcome
-from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, Dispatcher, QueuedRuntime
+from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, Dispatcher
+from proxy.agents.queued_dispatch import QueuedDispatcher
 from proxy.agents.turn_state import TurnState
 from proxy.errors import UpstreamTimeout
 from proxy.teamfiles.definitions import Limits
@@ -33,11 +34,9 @@ def state(turn_id: str) -> TurnState:
     return TurnState(team="shop", turn=turn, sink=RememberingSink(), limits=Limits(), data_dir=Path())
 
 
-def queued() -> Dispatcher:
-    return AutoGenDispatcher(QueuedRuntime())
-
-
-@pytest.fixture(params=[AutoGenDispatcher, queued, DirectDispatcher], ids=["autogen", "queued", "direct"])
+@pytest.fixture(
+    params=[AutoGenDispatcher, QueuedDispatcher, DirectDispatcher], ids=["autogen", "queued", "direct"]
+)
 async def dispatcher(request: pytest.FixtureRequest) -> AsyncIterator[Dispatcher]:
     make: Callable[[], Dispatcher] = request.param
     created = make()
@@ -135,7 +134,7 @@ async def test_a_turn_cancelled_before_its_agent_began_ends_too(dispatcher: Disp
             await running
 
 
-@pytest.mark.parametrize("make", [AutoGenDispatcher, queued], ids=["autogen", "queued"])
+@pytest.mark.parametrize("make", [AutoGenDispatcher, QueuedDispatcher], ids=["autogen", "queued"])
 async def test_an_agent_that_is_cancelled_from_inside_is_an_error_and_not_a_cancelled_turn(
     make: Callable[[], Dispatcher],
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -32,7 +32,7 @@ from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
 from proxy.members.port import sees_of
-from proxy.messages import Item, UserMessage
+from proxy.messages import Item, Usage, UserMessage
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 
@@ -83,23 +83,21 @@ class Compactor:
         writer = SummaryWriter(model, ContextWindow(), team=team)
         return cls(CompactionPolicy(is_enabled=False), writer, CutCache())
 
-    async def fit(self, agent: Agent, state: TurnState, measure: Callable[[], CallSize]) -> ContextView:
-        """Return what the agent's model sees in its next call, after a compaction if the context is too large.
+    def has_limit(self, agent: Agent, state: TurnState) -> bool:
+        """Whether the next call of the agent's model has a limit: otherwise ``view`` is what it sees."""
+        is_limited = agent.window.tokens is not None or state.turn.compact_threshold is not None
+        return is_limited and self._is_enabled(state)
 
-        ``measure`` is only called if there is a limit.
-        """
-        memory = state.context_memory
+    async def fit(self, agent: Agent, state: TurnState, size: CallSize) -> ContextView:
+        """Return what the agent's model sees in its next call, after a compaction if the context exceeds the limit."""
         history = _history(agent, state)
         view = _view_of(history, state)
-        if not self._has_limit(agent, state):
-            return view
-        size = measure()
         limit = self._limit(agent, state, size)
-        before = self.estimate(agent, history, memory.cut, view, size)
+        before = self.estimate(agent, history, state.context_memory.cut, view, size)
         if before <= limit:
             return view
         await self._compact(agent, state, size, before=before, limit=limit)
-        return _view(agent, state)
+        return self.view(agent, state)
 
     async def after_overflow(
         self, agent: Agent, state: TurnState, size: CallSize, failure: ContextLengthExceeded
@@ -125,7 +123,7 @@ class Compactor:
         limit = int(window * _OVERFLOW_SHARE) - min(size.reserve, int(window * _MAX_RESERVE))
         if not await self._compact(agent, state, size, before=before, limit=limit, may_drop=True):
             raise exceeded(failure)
-        return _view(agent, state)
+        return self.view(agent, state)
 
     def estimate(
         self, agent: Agent, history: History, cut: Cut | None, view: ContextView, size: CallSize
@@ -143,7 +141,7 @@ class Compactor:
 
     def view(self, agent: Agent, state: TurnState) -> ContextView:
         """Return what the agent sees after the compactions so far, without another one."""
-        return _view(agent, state)
+        return _view_of(_history(agent, state), state)
 
     def size_now(self, agent: Agent, state: TurnState, size: CallSize) -> int:
         """Return the estimated size of the next call."""
@@ -165,7 +163,7 @@ class Compactor:
 
     async def handoff_summary(self, agent: Agent, state: TurnState) -> str:
         """Return a summary of what the agent sees, for the agent that it hands over to; "" if it cannot be written."""
-        items = _view(agent, state).items
+        items = self.view(agent, state).items
         users = [at for at, item in enumerate(items) if isinstance(item.message, UserMessage)]
         before = items[: users[-1]] if users else []
         if not before:
@@ -186,12 +184,8 @@ class Compactor:
         mode = state.turn.context_mode
         return mode == "auto" or (mode is None and self._policy.is_enabled)
 
-    def _has_limit(self, agent: Agent, state: TurnState) -> bool:
-        is_limited = agent.window.tokens is not None or state.turn.compact_threshold is not None
-        return is_limited and self._is_enabled(state)
-
     def _limit(self, agent: Agent, state: TurnState, size: CallSize) -> int:
-        """Return the tokens from which on the context is shortened, if there is a limit."""
+        """Return the tokens from which on the context is shortened; ``has_limit`` is true."""
         limits = [] if state.turn.compact_threshold is None else [state.turn.compact_threshold]
         if (window := agent.window.tokens) is not None:
             reserve = min(size.reserve, int(window * _MAX_RESERVE))
@@ -310,16 +304,14 @@ def _history(agent: Agent, state: TurnState) -> History:
     return member_history(agent.name, turn.context, turn.items, has_only_text=sees_of(agent.member) == "text")
 
 
-def _view(agent: Agent, state: TurnState) -> ContextView:
-    return _view_of(_history(agent, state), state)
-
-
 def _view_of(history: History, state: TurnState) -> ContextView:
     """Return what a model or member sees after the compactions so far."""
     memory = state.context_memory
     if memory.scope != history.scope:
         memory.cut = cut_of(history.items) if history.has_marks else None
         memory.scope = history.scope
+    if memory.cut is None:
+        return ContextView(history.context, history.own)
     return view_of(history.context, history.own, memory.cut)
 
 
@@ -333,10 +325,14 @@ def _standalone(agent: Agent, state: TurnState) -> str:
     return standalone_text(cut.summary, [*head, *following])
 
 
-def reported_size(agent: Agent, tokens: int) -> int | None:
-    """Return the reported size of a context if it is worth storing: it is not small, and the window is known."""
+def reported_size(agent: Agent, usage: Usage) -> int | None:
+    """Return the size of the context after a reply if it is worth storing: it is not small, and the window is known."""
     window = agent.window.tokens
-    return tokens if window is not None and tokens >= window * _REPORTED_FROM else None
+    if window is None:
+        return None
+    # Reasoning is not part of the next request.
+    tokens = usage.total - usage.reasoning
+    return tokens if tokens >= window * _REPORTED_FROM else None
 
 
 def exceeded(failure: ContextLengthExceeded, *, is_enabled: bool = True) -> ContextLengthExceeded:

@@ -8,7 +8,6 @@ message is always part of the view, and so is the user message of a turn whose l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 from msgspec import Struct
@@ -41,8 +40,7 @@ class Cut(Struct, frozen=True):
     """The position behind the item that has the compaction; reported sizes before it are out of date."""
 
 
-@dataclass(slots=True)
-class ContextMemory:
+class ContextMemory(Struct):
     """The present cut of a turn's context, and whether it was searched for."""
 
     cut: Cut | None = None
