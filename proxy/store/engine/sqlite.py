@@ -6,6 +6,7 @@ One hop to a thread per transaction, not one per statement, is what makes a stor
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -20,17 +21,24 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import StoreUnavailable
-from proxy.store.engine.errors import Unavailable, refused_read, unavailability
+from proxy.store.engine.errors import Unavailable, cause_of, refused_read, unavailability
 from proxy.store.engine.sqlite_file import DatabaseFile, make_file
 from proxy.store.sql.dialects import decode_json, encode_json
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R")
-_Job = tuple[Callable[[Connection], Any], str | None, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Job = tuple[Callable[[Connection], Any], str | None, bool, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 READERS = 3
 # How long one attempt waits for a lock of another process. Attempts are repeated until the time limit.
 BUSY_SECONDS = 1.0
 _PAUSE = 0.05
+CHECKPOINT_COMMITS = 150
+"""Commits between two checkpoints: 2,000 pages of single turns. A page that several turns changed is copied once."""
+LOG_PAGES, MOST_LOG_PAGES = 4_000, 12_000
+"""Pages of the write-ahead log: from the first number on it is to be restarted; from the second on (48 MB), each commit
+tries a checkpoint itself."""
 
 
 def sqlite_engine(url: URL, *, begin: str, pragmas: dict[str, object]) -> Engine:
@@ -74,10 +82,12 @@ class SqliteDatabase:
         written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
         # Overwrite deleted content with zeros (sqlite.org/pragma.html#pragma_secure_delete); off in most SQLite builds.
         written["secure_delete"] = "ON"
-        # 16 MB instead of 4: a checkpoint copies pages that many turns changed once, and waits for the disk once.
-        written["wal_autocheckpoint"] = 4000
+        written["wal_autocheckpoint"] = MOST_LOG_PAGES
         self._writer = _Threads(url, 1, "store writes", file, begin="BEGIN IMMEDIATE", pragmas=written)
         self._readers = _Threads(url, READERS, "store reads", file, begin="BEGIN", pragmas=pragmas)
+        self._commits = 0
+        """Commits since the last checkpoint."""
+        self._checkpoint: asyncio.Task[None] | None = None
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run ``work`` in a reader thread. Transient errors (``SQLITE_BUSY``) are retried until the time limit."""
@@ -101,7 +111,14 @@ class SqliteDatabase:
         # NORMAL does not wait for the disk. A later commit that does takes with it what came before
         # (sqlite.org/pragma.html#pragma_synchronous).
         synchronous = "FULL" if is_durable else "NORMAL"
-        return await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
+        if self._commits >= 2 * CHECKPOINT_COMMITS and self._checkpoint is not None:
+            # Copying takes longer than committing as many pages again: the log would grow without bound.
+            await asyncio.wait([self._checkpoint])
+        result = await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
+        self._commits += 1
+        if self._commits >= CHECKPOINT_COMMITS and self._checkpoint is None:
+            self._checkpoint = asyncio.create_task(self._copy_log(), name="SQLite checkpoint")
+        return result
 
     def state(self) -> object:
         """Return the state of the write-ahead log, which every commit changes."""
@@ -109,9 +126,34 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """Finish the queued work and close all connections."""
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
         # The last connection to close checkpoints and deletes the WAL. If two close concurrently, neither does.
         await self._readers.close()
         await self._writer.close()
+
+    async def _copy_log(self) -> None:
+        """Copy the write-ahead log into the database while commits continue.
+
+        A commit overwrites the log from its beginning only if all of it was copied: what was committed during the copy,
+        usually a few pages, is copied in the writer's thread. A failed checkpoint loses nothing, and a later one
+        succeeds.
+        """
+        self._commits = 0
+        try:
+            if await self._readers.run(_checkpoint, in_transaction=False) >= LOG_PAGES:
+                await self._writer.run(_checkpoint, in_transaction=False)
+        except (Unavailable, SQLAlchemyError, sqlite3.Error) as error:
+            logger.info("checkpoint failed", extra={"cause": cause_of(error)})
+        finally:
+            self._checkpoint = None
+
+
+def _checkpoint(connection: Connection) -> int:
+    """Copy what no reader prevents, without waiting for any; return the number of pages in the log."""
+    driver: Any = connection.connection.driver_connection
+    _, pages, _ = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages)
 
 
 @dataclass(slots=True)
@@ -149,11 +191,13 @@ class _Threads:
         self._unfinished = 0
         """Jobs that wait or run; used in the event loop only."""
 
-    async def run(self, work: Callable[[Connection], R], pragma: str | None = None) -> R:
+    async def run(
+        self, work: Callable[[Connection], R], pragma: str | None = None, *, in_transaction: bool = True
+    ) -> R:
         """Run the work in a thread, after setting the pragma; cancellation does not stop a job that has started."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._jobs.put((work, pragma, future, loop))
+        self._jobs.put((work, pragma, in_transaction, future, loop))
         self._unfinished += 1
         if self._unfinished > len(self._threads) < self._count:
             self._start_thread()
@@ -183,7 +227,7 @@ class _Threads:
             session.connection.close()
 
     def _do(self, job: _Job, session: _Session | None) -> _Session | None:
-        work, pragma, future, loop = job
+        work, pragma, in_transaction, future, loop = job
         result: Any = None
         error: BaseException | None = None
         if not future.cancelled():
@@ -194,8 +238,11 @@ class _Threads:
                 if pragma is not None and pragma != session.pragma:
                     session.driver.execute(pragma)
                     session.pragma = pragma
-                result = self._transact(session, work)
-                self._check_committed(session)
+                if in_transaction:
+                    result = self._transact(session, work)
+                    self._check_committed(session)
+                else:
+                    result = work(session.connection)
             except BaseException as raised:  # noqa: BLE001 - raised to the waiter
                 error = unavailability(raised) or raised
                 # Reuse the connection after an error: opening another needs disk space, and the disk may be full.
