@@ -39,7 +39,7 @@ from proxy.routes import (
 from proxy.routes.application import Application
 from proxy.routes.chat_completions import ChatCompletions, ResumedStream
 from proxy.routes.conversation_events import ConversationEvents
-from proxy.routes.dependencies import Services
+from proxy.routes.dependencies import ApplicationState, Services
 from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.legacy.router import legacy_routes
 from proxy.routes.metrics import router as metrics_router
@@ -136,8 +136,10 @@ def create_app(
 def _application(
     parts: Parts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ) -> Application:
+    state = ApplicationState()
     app = Application(
-        around=_middleware(parts, lambda: app.state.services),
+        state,
+        around=_middleware(parts, state),
         title="handoff-proxy",
         version=VERSION,
         lifespan=lifespan,
@@ -171,7 +173,7 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
     return loaded
 
 
-def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Callable[[ASGIApp], ASGIApp]]:
+def _middleware(parts: Parts, state: ApplicationState) -> Sequence[Callable[[ASGIApp], ASGIApp]]:
     """Return the middleware around the application, outermost first."""
     metrics = parts.metrics
     return [
@@ -182,7 +184,7 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
         ),
         partial(CorsMiddleware, policy=parts.origin_policy),
         PathNormalizationMiddleware,
-        partial(RateLimitMiddleware, services=services),
+        partial(RateLimitMiddleware, state=state),
     ]
 
 

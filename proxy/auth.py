@@ -12,6 +12,7 @@ and in logs, and a secret. Only a digest of the key is stored.
 from __future__ import annotations
 
 import hmac
+import math
 import re
 import secrets
 import time
@@ -24,7 +25,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.errors import ApiKeyMissing, ConfigurationError, StoreUnavailable, Unauthorized
+from proxy.errors import ApiKeyMissing, ConfigurationError, ModelNotFound, StoreUnavailable, Unauthorized
 from proxy.messages import EventsMode
 
 ANYONE = "anyone"
@@ -53,8 +54,29 @@ class Terms(Struct, frozen=True):
             model == allowed or model.startswith(f"{allowed}/") for allowed in self.models
         )
 
+    def check_model(self, model: str) -> None:
+        """Check that a request may have this model.
+
+        Raises:
+            ModelNotFound: It may not. The error is that of an unknown model, so a key cannot probe for others.
+        """
+        if not self.allow(model):
+            raise ModelNotFound(model)
+
 
 NO_TERMS = Terms()
+
+
+class Access(Struct, frozen=True):
+    """What an ``Authorization`` header gives."""
+
+    caller: str
+    terms: Terms = NO_TERMS
+    key_name: str | None = None
+    """The name of a stored key, for logs."""
+
+
+_OPEN_ACCESS = Access(ANYONE)
 
 
 def may_access(end_user: str, owner: str) -> bool:
@@ -123,7 +145,7 @@ def new_key(
 class Keys:
     """The accepted keys: those of the settings, as digests, and those of a store.
 
-    ``caller`` is synchronous, because each request calls it several times. ``prepare`` loads the record of the key
+    ``access`` is synchronous, because most requests have nothing to wait for. ``prepare`` loads the record of the key
     first and caches it for ``KEY_CACHE_SECONDS``.
     """
 
@@ -144,20 +166,15 @@ class Keys:
         self._known: dict[str, tuple[float, ApiKeyRecord]] = {}
         # A separate cache: requests with many unknown keys must not evict the records of known ones.
         self._missing: OrderedDict[str, float] = OrderedDict()
-        self._has_stored = False
-        self._checked_at = -KEY_CACHE_SECONDS
-
-    @property
-    def is_open(self) -> bool:
+        self.is_open = not self._digests
         """Whether requests need no key."""
-        return not self._digests and not self._has_stored
+        self._check_store_at = -math.inf if self.is_open and store is not None else math.inf
+        """When to look whether the store has a key. Once it has one, keys are always needed."""
 
     def is_prepared(self, authorization: str | None) -> bool:
         """Whether ``prepare`` has nothing to load."""
-        if self._store is None:
-            return True
         now = self._monotonic()
-        return not self._must_check_store(now) and self._key_to_load(authorization, now) is None
+        return now < self._check_store_at and self._key_to_load(authorization, now) is None
 
     async def prepare(self, authorization: str | None) -> None:
         """Load the record of the key, unless it is cached.
@@ -168,11 +185,12 @@ class Keys:
         if self._store is None:
             return
         now = self._monotonic()
-        if self._must_check_store(now):
-            self._checked_at = now
+        if now >= self._check_store_at:
+            self._check_store_at = now + KEY_CACHE_SECONDS
             # If the store does not answer, the server stays open: without keys it works without its database.
             with suppress(StoreUnavailable):
-                self._has_stored = await self._store.has_any()
+                if await self._store.has_any():
+                    self.is_open, self._check_store_at = False, math.inf
         key_id = self._key_to_load(authorization, now)
         if key_id is None:
             return
@@ -186,12 +204,9 @@ class Keys:
         if len(self._missing) > MAX_MISSING:
             self._missing.popitem(last=False)
 
-    def _must_check_store(self, now: float) -> bool:
-        return now - self._checked_at >= KEY_CACHE_SECONDS and self.is_open
-
     def _key_to_load(self, authorization: str | None, now: float) -> str | None:
         """Return the id of a stored key whose record has to be loaded."""
-        if authorization is None or _STORED_PREFIX not in authorization:
+        if self._store is None or authorization is None or _STORED_PREFIX not in authorization:
             return None
         found = _STORED_KEY.fullmatch(_bearer(authorization))
         if found is None:
@@ -202,34 +217,35 @@ class Keys:
         return key_id if now - at >= KEY_CACHE_SECONDS else None
 
     def caller(self, authorization: str | None) -> str:
-        """Return the caller that this ``Authorization`` header identifies. The key cannot be derived from it.
+        """Return the caller of ``access``."""
+        return self.access(authorization).caller
+
+    def access(self, authorization: str | None) -> Access:
+        """Return the caller that this ``Authorization`` header identifies, with the restrictions of its key.
+
+        The key cannot be derived from the caller.
 
         Raises:
             Unauthorized: A key is needed, and this one is not valid.
         """
         if self.is_open and not (self._separates_keys or self._known):
-            return ANYONE
+            return _OPEN_ACCESS
         key = _bearer(authorization)
         digest = _digest(key)
         # Compare with every key: stopping at the match would leak its position through the response time.
         if self._digests and sum(hmac.compare_digest(digest, known) for known in self._digests):
-            return _name(digest)
+            return Access(_name(digest))
         record = self._valid_record(key, digest)
         if record is not None:
-            return f"{_CALLER}{record.id}"
+            return Access(f"{_CALLER}{record.id}", record.terms, record.name)
         if not self.is_open:
             raise Unauthorized() if key else ApiKeyMissing()
-        return _name(digest) if key and self._separates_keys else ANYONE
+        return Access(_name(digest)) if key and self._separates_keys else _OPEN_ACCESS
 
     def terms_of(self, caller: str) -> Terms:
         """Return the restrictions of a caller. Its record is cached, see ``prepare``."""
         record = self._record_of(caller) if self._known else None
         return NO_TERMS if record is None else record.terms
-
-    def name_of(self, caller: str) -> str | None:
-        """Return the name of the caller's stored key, for logs."""
-        record = self._record_of(caller) if self._known else None
-        return None if record is None else record.name
 
     def _valid_record(self, key: str, digest: bytes) -> ApiKeyRecord | None:
         found = _STORED_KEY.fullmatch(key)

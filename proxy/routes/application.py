@@ -14,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import Unauthorized
-from proxy.routes.dependencies import authenticate, services_of
+from proxy.routes.dependencies import ApplicationState, access_of, services_of
 from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.error_response import answer_of
 from proxy.routes.openapi import complete
@@ -28,8 +28,15 @@ class Application(FastAPI):
     only.
     """
 
-    def __init__(self, *, around: Sequence[Callable[[ASGIApp], ASGIApp]] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        state: ApplicationState | None = None,
+        *,
+        around: Sequence[Callable[[ASGIApp], ASGIApp]] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self.state = ApplicationState() if state is None else state
         self._direct_endpoints: dict[tuple[str, str], ASGIApp] = {}
         self._outermost: ASGIApp = self._find
         for layer in reversed(around):
@@ -48,11 +55,11 @@ class Application(FastAPI):
             self.openapi_schema = complete(super().openapi(), self.routes)
         return self.openapi_schema
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain functions: a coroutine would add a frame to every wake-up of a request.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Serve one connection."""
-        await self._outermost(scope, receive, send)
+        return self._outermost(scope, receive, send)
 
-    # Plain function: a coroutine would add a frame to every streamed chunk.
     def _find(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             endpoint = self._direct_endpoints.get((scope["method"], scope["path"]))
@@ -71,7 +78,7 @@ class Application(FastAPI):
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a handshake for a path that does not exist; the framework would answer 403 without a body."""
     try:
-        authenticate(scope, services_of(scope))
+        access_of(scope, services_of(scope))
     except Unauthorized as error:
         await answer_of(error)(scope, receive, send)
     else:

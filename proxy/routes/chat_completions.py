@@ -11,6 +11,7 @@ from functools import partial
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from proxy.auth import Access
 from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.queued_stream import QueuedStream
@@ -48,16 +49,16 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(scope, receive, settings)
         if services.passing is not None and await services.passing.serve(
-            body, connection, caller, services.keys.terms_of(caller)
+            body, connection, access.caller, access.terms
         ):
             return
         request = await decode_body(chat_decoder(settings), body)
-        turn_request, options = await chat_turn_request(services, caller, headers, body, request)
+        turn_request, options = await chat_turn_request(services, access, headers, body, request)
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
         ignored, framing = request.ignored, SSE_WITH_IDS if has_ids else SSE
@@ -90,10 +91,10 @@ class ResumedStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         after = last_seen(headers, QueryParams(scope["query_string"]))
         opened = await services.turns.attach(
-            caller,
+            access.caller,
             scope["path_params"]["completion_id"],
             end_user=first_of(headers, services.settings.user_headers),
         )
@@ -109,11 +110,12 @@ def chat_decoder(settings: Settings) -> Callable[[bytes], ChatRequest]:
 
 
 async def chat_turn_request(
-    services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest
+    services: Services, access: Access, headers: dict[str, str], body: bytes, request: ChatRequest
 ) -> tuple[TurnRequest, AnswerOptions]:
     """Combine body and headers of a request; return it with the options for encoding its response."""
-    services.check_model(caller, request.model)
-    settings = services.settings
+    access.terms.check_model(request.model)
+    caller, settings = access.caller, services.settings
+    facts = services.catalog.find(request.model)
     parent = parent_id(headers)
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
@@ -125,8 +127,8 @@ async def chat_turn_request(
         uses_functions=request.uses_functions,
         logprobs=bool(request.parameters.logprobs),
         service_tier="default" if request.service_tier else None,
-        system_fingerprint=services.fingerprint_of(request.model),
-        events=events_mode(headers) or services.events_of(request.model, caller),
+        system_fingerprint=facts.fingerprint if facts is not None else None,
+        events=events_mode(headers) or services.events_of(facts, access.terms),
         hides_details=not settings.handoff_details,
         has_status=wants_status(headers, settings),
     )

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from proxy.messages import Item, Usage, UserMessage, is_instruction
 from proxy.request_errors import RejectedRequest
-from proxy.routes.dependencies import BodyDep, CallerDep, Services, ServicesDep, json_response
+from proxy.routes.dependencies import BodyDep, CallerDep, Services, ServicesDep, access_of, json_response
 from proxy.routes.request_body import headers_of
 from proxy.routes.response_request import options_of_request, response_turn_request
 from proxy.service.turns import PreviewedTurn
@@ -33,7 +33,7 @@ async def input_tokens(request: Request, services: ServicesDep, caller: CallerDe
     parsed = decode_count_request(
         body, max_items=services.settings.max_messages, strict=services.settings.strict_parameters
     )
-    previewed = await _preview(services, caller, request, body, parsed)
+    previewed = await _preview(services, request, body, parsed)
     tokens = previewed.team.input_tokens(previewed.turn)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
@@ -44,7 +44,7 @@ async def compact(request: Request, services: ServicesDep, caller: CallerDep, bo
     parsed = decode_compact_request(
         body, max_items=services.settings.max_messages, strict=services.settings.strict_parameters
     )
-    previewed = await _preview(services, caller, request, body, parsed)
+    previewed = await _preview(services, request, body, parsed)
     if all(is_instruction(item.message) for item in previewed.turn.context):
         raise invalid_value("input", "Invalid 'input': it has no messages to summarise.")
     summary, calls = await previewed.team.summarise(previewed.turn)
@@ -67,12 +67,12 @@ async def compact(request: Request, services: ServicesDep, caller: CallerDep, bo
 
 
 async def _preview(
-    services: Services, caller: str, request: Request, body: bytes, parsed: ResponsesRequest
+    services: Services, request: Request, body: bytes, parsed: ResponsesRequest
 ) -> PreviewedTurn:
-    headers = headers_of(request.scope)
-    options = options_of_request(services, caller, headers, parsed)
+    headers, access = headers_of(request.scope), access_of(request.scope, services)
+    options = options_of_request(services, access.terms, headers, parsed)
     try:
-        ask = await response_turn_request(services, caller, headers, body, parsed, options)
+        ask = await response_turn_request(services, access, headers, body, parsed, options)
         return await services.turns.preview(ask)
     except RejectedRequest as rejected:
         raise responses_error(rejected) from None

@@ -36,14 +36,14 @@ class ConversationEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         query = QueryParams(scope["query_string"])
         end_user = first_of(headers, services.settings.user_headers)
         types = feed_types(query.get("types", ""))
         follows = bool_param(query, "follow", default=True)
         position, param = named_position(headers, query)
         conversation = await conversation_of(
-            services, caller, end_user, scope["path_params"]["conversation_id"]
+            services, access.caller, end_user, scope["path_params"]["conversation_id"]
         )
         reader = _Reader(services, conversation, end_user, follows=follows)
         if position:

@@ -8,16 +8,17 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 from msgspec import Struct, field
+from starlette.datastructures import State
 from starlette.responses import Response
 from starlette.types import Scope
 
 from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind
 from proxy.approvals.repository import Approvals
-from proxy.auth import Keys, may_access
+from proxy.auth import Access, Keys, Terms, may_access
 from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.repository import ConversationRepository
-from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
+from proxy.errors import ConversationNotFound, InvalidRequest
 from proxy.limits import Limiter
 from proxy.messages import EventsMode, Usage
 from proxy.routes.key_monitor import KeyMonitor
@@ -194,23 +195,25 @@ class Services(Struct, frozen=True):
         """Check that the caller's key allows the model.
 
         Raises:
-            ModelNotFound: It does not. The error is that of an unknown model, so a key cannot probe for others.
+            ModelNotFound: It does not.
         """
-        if not self.keys.terms_of(caller).allow(model):
-            raise ModelNotFound(model)
+        self.keys.terms_of(caller).check_model(model)
 
-    def events_of(self, model: str, caller: str) -> EventsMode:
+    def events_of(self, facts: ModelFacts | None, terms: Terms) -> EventsMode:
         """Return the default of ``X-Handoff-Events``: the key's, else the team's, else that of the settings."""
-        if (by_key := self.keys.terms_of(caller).events) is not None:
-            return by_key
-        facts = self.catalog.find(model)
-        events = facts.team.events if facts is not None and facts.team is not None else None
-        return events or self.settings.handoff_events
+        by_team = facts.team.events if facts is not None and facts.team is not None else None
+        return terms.events or by_team or self.settings.handoff_events
 
-    def fingerprint_of(self, model: str) -> str | None:
-        """Return the ``system_fingerprint`` of responses of this model."""
-        facts = self.catalog.find(model)
-        return facts.fingerprint if facts is not None else None
+
+class ApplicationState(State):
+    """The state of the application, with attributes instead of a dictionary: each request reads ``services``."""
+
+    services: Services
+    teams: Sequence[str]
+    models: Mapping[str, str]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
 
 def services_of(scope: Scope) -> Services:
@@ -219,29 +222,29 @@ def services_of(scope: Scope) -> Services:
     return services
 
 
-def authenticate(scope: Scope, services: Services) -> str:
-    """Return the caller of a request. Middleware and endpoints need it, so the scope stores it: one hash per request.
+def access_of(scope: Scope, services: Services) -> Access:
+    """Authenticate a request. Middleware and endpoints need it, so the scope stores it: one hash per request.
 
     Raises:
         Unauthorized: The request has no valid key.
     """
-    caller: str
+    access: Access
     try:
-        caller = scope["state"]["caller"]
+        access = scope["state"]["access"]
     except KeyError:
-        caller = services.keys.caller(authorization_of(scope))
-        scope.setdefault("state", {})["caller"] = caller
-    return caller
+        access = services.keys.access(authorization_of(scope))
+        scope.setdefault("state", {})["access"] = access
+    return access
 
 
-def request_context(scope: Scope) -> tuple[Services, dict[str, str], str]:
-    """Return the services, the headers and the caller of a request to a plain ASGI endpoint.
+def request_context(scope: Scope) -> tuple[Services, dict[str, str], Access]:
+    """Return services, headers and authentication of a request to a plain ASGI endpoint.
 
     Raises:
         Unauthorized: The request has no valid key.
     """
     services = services_of(scope)
-    return services, headers_of(scope), authenticate(scope, services)
+    return services, headers_of(scope), access_of(scope, services)
 
 
 def json_response(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:
@@ -274,7 +277,7 @@ def _services(request: Request) -> Services:
 
 
 def _caller(request: Request) -> str:
-    return authenticate(request.scope, services_of(request.scope))
+    return access_of(request.scope, services_of(request.scope)).caller
 
 
 async def _body(request: Request) -> bytes:

@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.auth import Access
 from proxy.errors import InternalTurnError, InvalidRequest, ModelNotFound, ProxyError
 from proxy.events import Failed
+from proxy.routes.dependencies import services_of
 from proxy.routes.error_response import answer_of
 from proxy.routes.middleware.path_normalization import allowed_methods
 from proxy.routes.model_suggestions import with_suggestions
@@ -75,7 +77,9 @@ async def _proxy_error(request: Request, error: Exception) -> Response:
 async def _explained(error: ProxyError, scope: Scope) -> ProxyError:
     if not isinstance(error, ModelNotFound):
         return error
-    return await with_suggestions(error, scope["app"].state.services, scope["state"].get("caller"))
+    access: Access | None = scope["state"].get("access")
+    caller = access.caller if access is not None else None
+    return await with_suggestions(error, services_of(scope), caller)
 
 
 def _error_response(error: Exception, problem: ErrorResponse) -> Response:

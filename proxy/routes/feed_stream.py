@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
 from proxy.routes.client_connection import ClientConnection, ClientMonitor, StreamTimeouts
-from proxy.routes.dependencies import Services, authenticate
+from proxy.routes.dependencies import Services, access_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, Headers
 from proxy.service.remote_turns import Listener
@@ -118,7 +118,7 @@ async def feed_stream(
     settings, facts = services.settings, connection.scope["state"]["facts"]
     timeouts = StreamTimeouts(settings.keep_alive_interval, settings.stalled_client_timeout)
     authorization = authorization_of(connection.scope)
-    caller = authenticate(connection.scope, services)
+    caller = access_of(connection.scope, services).caller
     stream = FeedStream(services, connection, types)
     try:
         async with ClientMonitor(stream.wake, connection, timeouts) as watch:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import Unauthorized
-from proxy.routes.dependencies import ServicesDep, authenticate
+from proxy.routes.dependencies import ServicesDep, access_of
 
 router = APIRouter(tags=["health"])
 
@@ -19,7 +19,7 @@ async def health(request: Request, services: ServicesDep) -> Response:
     """Return 200 while the process serves requests; authenticated callers also get tools and agents."""
     body: dict[str, Any] = {"status": "ok", "version": services.version}
     try:
-        authenticate(request.scope, services)
+        access_of(request.scope, services)
     except Unauthorized:
         return JSONResponse(body)
     teams = [facts for facts in services.catalog.models() if "/" not in facts.id and facts.team is not None]

@@ -39,7 +39,7 @@ async def retrieve_model(model: str, request: Request, services: ServicesDep, ca
 
 def _body(facts: ModelFacts, requested: EventsMode | None, services: Services, caller: str) -> ModelBody:
     """Return the model object, with the parts of the extension that its responses have."""
-    mode = requested or services.events_of(facts.id, caller)
+    mode = requested or services.events_of(facts, services.keys.terms_of(caller))
     body = ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
     if mode == "none":
         return body

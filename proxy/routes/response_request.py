@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from proxy.auth import Access, Terms
 from proxy.routes.dependencies import Services
 from proxy.routes.item_references import References
 from proxy.routes.request_body import first_of
@@ -31,7 +32,7 @@ _GENERATED_ID = "conv_"
 
 
 def options_of_request(
-    services: Services, caller: str, headers: dict[str, str], request: ResponsesRequest
+    services: Services, terms: Terms, headers: dict[str, str], request: ResponsesRequest
 ) -> ResponseOptions:
     """Return the encoder options of a request, without the turn."""
     events = events_mode(headers)
@@ -40,7 +41,7 @@ def options_of_request(
         created=0,
         model=request.model,
         logprobs=request.logprobs,
-        events=events or services.events_of(request.model, caller),
+        events=events or services.events_of(services.catalog.find(request.model), terms),
         hides_details=not services.settings.handoff_details,
         response=request.echo,
         sums_up_reasoning=request.sums_up_reasoning,
@@ -52,15 +53,15 @@ def options_of_request(
 
 async def response_turn_request(
     services: Services,
-    caller: str,
+    access: Access,
     headers: dict[str, str],
     body: bytes,
     request: ResponsesRequest,
     options: ResponseOptions,
 ) -> TurnRequest:
     """Return the request for a turn."""
-    services.check_model(caller, request.model)
-    settings = services.settings
+    access.terms.check_model(request.model)
+    caller, settings = access.caller, services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     if request.conversation is not None:
         named, source = request.conversation, "conversation-id"

@@ -51,7 +51,7 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(scope, receive, settings)
@@ -61,8 +61,8 @@ class Responses:
         request = await decode_body(decode, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
-        options = options_of_request(services, caller, headers, request)
-        ask = await response_turn_request(services, caller, headers, body, request, options)
+        options = options_of_request(services, access.terms, headers, request)
+        ask = await response_turn_request(services, access, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
         if request.stream:
             await self._stream(services, ask, connection, options, request.ignored)
@@ -100,17 +100,17 @@ class StoredResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         query = QueryParams(scope["query_string"])
         included(query.multi_items())
         is_stream, after = bool_param(query, "stream"), _starting_after(query)
         end_user = first_of(headers, services.settings.user_headers)
-        record = await _find(services, caller, end_user, scope["path_params"]["response_id"])
+        record = await _find(services, access.caller, end_user, scope["path_params"]["response_id"])
         if not is_stream:
             answer = json_response(_body_of(record), conversation_id=record.conversation_id)
             await answer(scope, receive, send)
             return
-        opened = await services.turns.attach(caller, record.id)
+        opened = await services.turns.attach(access.caller, record.id)
         connection = ClientConnection(scope, receive, send)
         encoder = ResponseEncoder(_options_of(opened), after=-1 if after is None else after)
         await _write(services, opened, connection, encoder, is_resumed=after is not None)

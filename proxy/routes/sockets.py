@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
-from proxy.routes.dependencies import Services, authenticate, services_of
+from proxy.routes.dependencies import Services, access_of, services_of
 from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import Headers
@@ -162,7 +162,7 @@ async def admit(
     """
     services = services_of(websocket.scope)
     try:
-        caller = authenticate(websocket.scope, services)
+        caller = access_of(websocket.scope, services).caller
     except Unauthorized as error:
         await websocket.send_denial_response(answer_of(error))
         return None

@@ -66,12 +66,12 @@ class TurnEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, headers, caller = request_context(scope)
+        services, headers, access = request_context(scope)
         query = QueryParams(scope["query_string"])
         after = last_seen(headers, query)
         types = feed_types(query.get("types", ""))
         opened = await services.turns.attach(
-            caller,
+            access.caller,
             scope["path_params"]["turn_id"],
             end_user=first_of(headers, services.settings.user_headers),
             is_observer=True,

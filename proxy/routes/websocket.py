@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 
 from starlette.websockets import WebSocket
 
+from proxy.auth import Access
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
 from proxy.routes.chat_completions import chat_decoder, chat_turn_request
 from proxy.routes.dependencies import Services
@@ -126,8 +127,9 @@ class WebSocketSession:
         types = message.wanted
         self._check_stream_count()
         request = await decode_body(chat_decoder(self._services.settings), message.body)
+        access = Access(self._caller, self._services.keys.terms_of(self._caller))
         turn_request, _ = await chat_turn_request(
-            self._services, self._caller, self._headers_with(message), message.body, request
+            self._services, access, self._headers_with(message), message.body, request
         )
         await admit_turn(self._services, self._caller)
         opened = await self._services.turns.open(turn_request)

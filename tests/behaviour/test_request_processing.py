@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from msgspec.structs import replace
 
-from proxy.auth import Keys
+from proxy.auth import Access, Keys
 from proxy.routes.request_body import headers_of
 from tests.fakes.upstream import FakeUpstream, text
 from tests.server import Served
@@ -21,9 +21,9 @@ class CountingKeys(Keys):
         super().__init__(["test-key"])
         self.count = 0
 
-    def caller(self, authorization: str | None) -> str:
+    def access(self, authorization: str | None) -> Access:
         self.count += 1
-        return super().caller(authorization)
+        return super().access(authorization)
 
 
 @pytest.mark.parametrize(

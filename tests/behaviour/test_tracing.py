@@ -429,9 +429,9 @@ async def test_contents_are_exported_only_if_they_are_enabled(desk: Desk, tmp_pa
 async def test_log_lines_of_a_traced_turn_have_its_trace_id(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from proxy.log_config import RequestIdFilter
+    from proxy.log_config import add_request_id
 
-    caplog.handler.addFilter(RequestIdFilter())
+    caplog.handler.addFilter(add_request_id)
     desk.upstream.reply(error(503), text("Hello"))
 
     _, trace = await desk.ask(user("Hi"))

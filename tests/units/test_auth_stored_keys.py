@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.auth import KEY_CACHE_SECONDS, MAX_MISSING, NO_TERMS, ApiKeyRecord, Keys, Terms, new_key
+from proxy.auth import KEY_CACHE_SECONDS, MAX_MISSING, NO_TERMS, Access, ApiKeyRecord, Keys, Terms, new_key
 from proxy.errors import ApiKeyMissing, StoreUnavailable, Unauthorized
 from tests.fakes.store.api_keys import MemoryKeys
 
@@ -39,7 +39,8 @@ async def test_a_stored_key_has_caller_and_terms(monotonic: Time) -> None:
     caller = keys.caller(f"Bearer {key}")
     assert caller == f"kept-{stored.id}"
     assert key not in caller
-    assert (keys.terms_of(caller), keys.name_of(caller)) == (Terms("none"), "desk")
+    assert keys.access(f"Bearer {key}") == Access(caller, keys.terms_of(caller), "desk")
+    assert keys.terms_of(caller) == Terms("none")
     assert store.asked == 1
     assert not keys.is_open
 

@@ -19,7 +19,7 @@ from proxy.wire.validation.body_decoder import read_object
 
 async def agents(scope: Scope, receive: Receive, send: Send) -> None:
     """List the agents of all teams; ``model`` is the model id of the agent in the OpenAI APIs."""
-    services, _, caller = request_context(scope)
+    services, _, access = request_context(scope)
     found: list[dict[str, Any]] = []
     for facts in services.catalog.models():
         team, _, name = facts.id.partition("/")
@@ -34,7 +34,7 @@ async def agents(scope: Scope, receive: Receive, send: Send) -> None:
                     "tools": tools,
                 }
             )
-    custom = await services.agents.newest(caller) if services.agents is not None else ()
+    custom = await services.agents.newest(access.caller) if services.agents is not None else ()
     found += [_agent_body(version) for version in custom if version.kind == "agent"]
     await _send_json({"agents": found}, scope, receive, send)
 

@@ -96,14 +96,14 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def resumed_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Resume the stream of a question after ``Last-Event-ID`` (or ``?starting_after=``); without it, replay it."""
-    services, headers, caller = request_context(scope)
+    services, headers, access = request_context(scope)
     turn_id = scope["path_params"]["turn_id"]
     number = last_number(
         turn_id,
         last_event_id=headers.get("last-event-id", "").strip(),
         starting_after=QueryParams(scope["query_string"]).get("starting_after", "").strip(),
     )
-    opened, options = await _attach(services, caller, turn_id, headers)
+    opened, options = await _attach(services, access.caller, turn_id, headers)
     connection = ClientConnection(scope, receive, send)
     if await has_frames(opened.live, _encoder(opened, options, number, scope)):
         await _write(services, opened, options, number, connection, is_resumed=True)

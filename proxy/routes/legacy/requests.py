@@ -49,8 +49,8 @@ def legacy_endpoint(endpoint: ASGIApp) -> PlainEndpoint:
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
     """Return the services, the caller and the body of a request."""
-    services, _, caller = request_context(scope)
-    return services, caller, await read_body(scope, receive, services.settings)
+    services, _, access = request_context(scope)
+    return services, access.caller, await read_body(scope, receive, services.settings)
 
 
 def team_of(

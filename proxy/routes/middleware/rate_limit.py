@@ -5,14 +5,14 @@ Endpoints authenticate, because some need no key.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.auth import Keys
+from proxy.auth import Access, Keys, Terms
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
-from proxy.routes.dependencies import Services, authenticate
+from proxy.routes.dependencies import ApplicationState, Services
 from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import authorization_of
 from proxy.routes.streaming import Headers
@@ -41,29 +41,32 @@ PATHS_WITHOUT_KEYS = ("/health", "/page/")
 class RateLimitMiddleware:
     """Counts each request that starts a turn. Turns over WebSockets are counted by their endpoints."""
 
-    def __init__(self, app: ASGIApp, services: Callable[[], Services]) -> None:
-        """``services`` returns the services, which exist only after the start."""
+    def __init__(self, app: ASGIApp, state: ApplicationState) -> None:
+        """The ``services`` of ``state`` exist only after the start."""
         self._app = app
-        self._services = services
+        self._state = state
 
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
-        services = self._services()
-        if services.keys.is_prepared(authorization_of(scope)):
-            caller = _counted_caller(services, scope)
+        services = self._state.services
+        authorization = authorization_of(scope)
+        if services.keys.is_prepared(authorization):
+            access = _counted_access(services, scope, authorization)
             # Most requests have no limits, and nothing is awaited for them.
-            if caller is None or not _is_limited(services, caller):
+            if access is None or not _is_limited(services, access.terms):
                 return self._app(scope, receive, send)
-        return self._serve_checked(services, scope, receive, send)
+        return self._serve_checked(services, authorization, scope, receive, send)
 
-    async def _serve_checked(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_checked(
+        self, services: Services, authorization: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
-            await _load_key(services, scope)
-            caller = _counted_caller(services, scope)
-            statuses = await admit(services, caller) if caller is not None else []
+            await _load_key(services, scope, authorization)
+            access = _counted_access(services, scope, authorization)
+            statuses = await admit(services, access.caller) if access is not None else []
         except ProxyError as error:
             headers = rate_limit_headers(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
             await answer_of(_problem_of(error, scope), headers)(scope, receive, send)
@@ -90,8 +93,16 @@ def _is_overloaded(services: Services) -> bool:
     return max_turns is not None and services.turns.running >= max_turns
 
 
-def _is_limited(services: Services, caller: str) -> bool:
-    return _is_overloaded(services) or limits_of(services.keys, services.settings, caller).are_set
+def _is_limited(services: Services, terms: Terms) -> bool:
+    """Whether a turn is counted, or rejected."""
+    settings = services.settings
+    limits = (
+        terms.requests_per_minute,
+        terms.tokens_per_minute,
+        settings.requests_per_minute,
+        settings.tokens_per_minute,
+    )
+    return any(limits) or _is_overloaded(services)
 
 
 def limits_of(keys: Keys, settings: Settings, caller: str) -> RateLimits:
@@ -103,18 +114,12 @@ def limits_of(keys: Keys, settings: Settings, caller: str) -> RateLimits:
     )
 
 
-async def _load_key(services: Services, scope: Scope) -> None:
+async def _load_key(services: Services, scope: Scope, authorization: str | None) -> None:
     try:
-        await services.keys.prepare(authorization_of(scope))
+        await services.keys.prepare(authorization)
     except StoreUnavailable:
         if not scope["path"].startswith(PATHS_WITHOUT_KEYS):
             raise
-
-
-def _is_counted(scope: Scope) -> bool:
-    path: str = scope["path"]
-    starts_turn = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
-    return scope["method"] == "POST" and starts_turn
 
 
 def _problem_of(error: ProxyError, scope: Scope) -> ErrorResponse:
@@ -122,22 +127,25 @@ def _problem_of(error: ProxyError, scope: Scope) -> ErrorResponse:
     return error_response(error) if scope["path"].startswith("/v1/") else error_response_with_detail(error)
 
 
-def _counted_caller(services: Services, scope: Scope) -> str | None:
-    """Return the caller of a request that is counted; None for others and without a valid key.
+def _counted_access(services: Services, scope: Scope, authorization: str | None) -> Access | None:
+    """Authenticate a request that is counted; None for others and without a valid key.
 
     The endpoint reports an invalid key, in the format of its API.
     """
-    if scope["type"] == "websocket" or not _is_counted(scope):
+    path: str = scope["path"]
+    is_counted = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
+    if not is_counted or scope["type"] == "websocket" or scope["method"] != "POST":
         return None
     try:
-        caller = authenticate(scope, services)
+        access = services.keys.access(authorization)
     except Unauthorized:
         return None
-    facts = scope["state"]["facts"]
-    facts["caller"] = caller
-    if (name := services.keys.name_of(caller)) is not None:
-        facts["key_name"] = name
-    return caller
+    state = scope["state"]
+    state["access"], facts = access, state["facts"]
+    facts["caller"] = access.caller
+    if access.key_name is not None:
+        facts["key_name"] = access.key_name
+    return access
 
 
 def _with_headers(send: Send, statuses: list[RateLimitStatus]) -> Send:

@@ -105,19 +105,16 @@ class RequestContext:
             logger.handle(_record(level, fields))
 
 
-_COMMON = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", (), None).__dict__
+def _common(level: int) -> dict[str, object]:
+    return logging.LogRecord(logger.name, level, "", 0, "request", (), None).__dict__
+
+
+_COMMON = {level: _common(level) for level in (logging.INFO, logging.WARNING)}
 
 
 def _record(level: int, fields: dict[str, object]) -> logging.LogRecord:
     """Return a log record. Its constructor would look for the place of the call, the thread and the process."""
     now = time.time()
     record = logging.LogRecord.__new__(logging.LogRecord)
-    record.__dict__ = {
-        **_COMMON,
-        "levelno": level,
-        "levelname": logging.getLevelName(level),
-        "created": now,
-        "msecs": now % 1 * 1000,
-        **fields,
-    }
+    record.__dict__ = {**_COMMON[level], "created": now, "msecs": now % 1 * 1000, **fields}
     return record
