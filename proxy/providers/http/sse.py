@@ -7,26 +7,29 @@ fields are skipped, a blank line ends an event. Only ``event`` and ``data`` are 
 
 from __future__ import annotations
 
+from itertools import repeat
+
+from msgspec import Struct
+
 Event = tuple[bytes, bytes]
 """Name (empty for an ordinary event) and data. Data is not decoded, so a character may not be cut by a split."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
-class EventReader:
+class EventReader(Struct):
     """Takes bytes as they come and gives whole events; holds one unfinished line and one unfinished event."""
 
-    def __init__(self, *, max_line_bytes: int = 1024 * 1024) -> None:
-        self._max_line_bytes = max_line_bytes
-        self._tail = bytearray()
-        """The incomplete line. It is searched only after its end arrived, so that an endless line is copied once."""
-        self._name = b""
-        self._data: list[bytes] = []
-        self._further_bytes = 0
-        self._is_at_start = True
-        self._ended_with_cr = False
-        self.is_over_limit = False
-        """Whether a line, or the data of one event, was too long; nothing is read from there on."""
+    max_line_bytes: int = 1024 * 1024
+    is_over_limit: bool = False
+    """Whether a line, or the data of one event, was too long; nothing is read from there on."""
+    _tail: bytearray = bytearray()
+    """The incomplete line. It is searched only after its end arrived, so that an endless line is copied once."""
+    _name: bytes = b""
+    _data: list[bytes] = []
+    _further_bytes: int = 0
+    _is_at_start: bool = True
+    _ended_with_cr: bool = False
 
     @property
     def is_between_events(self) -> bool:
@@ -39,7 +42,10 @@ class EventReader:
         if self.is_over_limit:
             return []
         if self._is_at_start:
-            received = self._without_mark(received)
+            if self._tail or received[:1] in (b"", _BOM[:1]):
+                received = self._without_mark(received)
+            else:
+                self._is_at_start = False
         if self._ended_with_cr and received:
             self._ended_with_cr = False
             # The LF of a CR LF that the network cut in two.
@@ -72,12 +78,12 @@ class EventReader:
         events: list[Event] = []
         end = received.rfind(b"\n\n") + 2
         is_between = not (self._data or self._name)
-        if received.startswith(b"data: ") and is_between and 1 < end <= self._max_line_bytes:
+        if received.startswith(b"data: ") and is_between and 1 < end <= self.max_line_bytes:
             # Nearly every event is one line of data and a blank one; then the split alone does the work.
             payloads = received[6 : end - 2].split(b"\n\ndata: ")
             # Not mutated: without this shortcut the lines are read one by one, with the same result.
             if received.count(b"\n", 0, end) == 2 * len(payloads):  # pragma: no mutate
-                events = [(b"", payload) for payload in payloads]
+                events = [*zip(repeat(b""), payloads, strict=False)]
                 if end == len(received):
                     return events
                 received = received[end:]
@@ -90,7 +96,7 @@ class EventReader:
     def _lines(self, lines: list[bytes], events: list[Event]) -> None:
         data = self._data
         for line in lines:
-            if len(line) > self._max_line_bytes:
+            if len(line) > self.max_line_bytes:
                 self.is_over_limit = True
             if self.is_over_limit:
                 return
@@ -115,11 +121,11 @@ class EventReader:
     def _add(self, value: bytes) -> None:
         if self._data:
             self._further_bytes += len(value) + 1
-            self.is_over_limit = self._further_bytes > self._max_line_bytes
+            self.is_over_limit = self._further_bytes > self.max_line_bytes
         self._data.append(value)
 
     def _keep(self, unfinished: bytes) -> None:
-        if len(self._tail) + len(unfinished) > self._max_line_bytes:
+        if len(self._tail) + len(unfinished) > self.max_line_bytes:
             self.is_over_limit = True
         if not self.is_over_limit:
             self._tail += unfinished

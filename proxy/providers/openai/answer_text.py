@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
+
 from proxy.events import ReasoningDelta, TextDelta
 from proxy.providers.model import ModelDelta
 from proxy.providers.sanitize import clean
 from proxy.providers.think_tags import ThinkTagSplitter
 
 
-class TextMember:
+class TextMember(Struct):
     """One member of the deltas of an answer."""
 
-    __slots__ = ("half", "pieces")
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        """Everything that came, to compare a cumulative ``message`` with."""
-        self.half = ""
-        """The first half of a surrogate pair whose second half is in a later chunk."""
+    pieces: list[str] = []
+    """Everything that came, to compare a cumulative ``message`` with."""
+    half: str = ""
+    """The first half of a surrogate pair whose second half is in a later chunk."""
 
     def take(self, text: str) -> str:
         """Add a piece; return it as whole characters, without NUL."""
@@ -47,32 +46,46 @@ class TextMember:
 class AnswerText(TextMember):
     """The member ``content``."""
 
-    __slots__ = ("_has_text", "_space", "_splitter", "is_plain")
-
-    def __init__(self, *, starts_in_reasoning: bool = False) -> None:
-        """``starts_in_reasoning``: the model writes ``</think>`` without the opening tag."""
-        super().__init__()
-        self._splitter: ThinkTagSplitter | None = ThinkTagSplitter(starts_in_reasoning=starts_in_reasoning)
-        self._space: list[ModelDelta] = []
-        """White space before the first text; dropped if only calls follow."""
-        self._has_text = False
-        self.is_plain = False
-        """Whether each further piece of whole ASCII characters is a delta as it is."""
+    starts_in_reasoning: bool = False
+    """The model writes ``</think>`` without the opening tag."""
+    is_plain: bool = False
+    """Whether each further piece of whole ASCII characters is a delta as it is."""
+    _has_text: bool = False
+    _is_split: bool = True
+    """Whether a tag can be in what follows."""
+    _splitter: ThinkTagSplitter | None = None
+    """Created for the first piece that needs it."""
+    _space: list[ModelDelta] = []
+    """White space before the first text; dropped if only calls follow."""
 
     def add(self, text: str, logprobs: Any, deltas: list[ModelDelta]) -> None:
         """Add a piece that is not empty, and the deltas that it makes certain."""
+        is_ascii = text.isascii() and "\x00" not in text
+        if is_ascii and not (self.pieces or self.starts_in_reasoning or "<" in text or text.isspace()):
+            # Nearly every answer begins so: the first piece is text, and no tag can follow.
+            self.pieces.append(text)
+            self._is_split, self._has_text, self.is_plain = False, True, True
+            deltas.append(TextDelta(text, logprobs))
+            return
         if not (text := self.take(text)):
             self.is_plain = False
             return
         pieces: list[ModelDelta] = [TextDelta(text, logprobs)]
-        if self._splitter is not None:
-            found = self._splitter.read(text)
+        if self._is_split:
+            found = self._read(text)
             if found != [TextDelta(text)]:
                 pieces = found
-            if self._splitter.is_plain:
-                self._splitter = None
         self._append(pieces, deltas)
-        self.is_plain = self._has_text and self._splitter is None and not self.half
+        self.is_plain = self._has_text and not self._is_split and not self.half
+
+    def _read(self, text: str) -> list[ModelDelta]:
+        splitter = self._splitter
+        if splitter is None:
+            splitter = self._splitter = ThinkTagSplitter(starts_in_reasoning=self.starts_in_reasoning)
+        found = splitter.read(text)
+        if splitter.is_plain:
+            self._is_split, self._splitter = False, None
+        return found
 
     def drop_space(self) -> None:
         """Drop white space before a call: Qwen and others write blank lines between reasoning and a call."""
@@ -81,17 +94,13 @@ class AnswerText(TextMember):
     def finish(self, deltas: list[ModelDelta], *, has_calls: bool) -> None:
         """Add what was held back: half a character, a possible tag, white space if no call follows."""
         self.is_plain = False
-        if half := self.end():
-            self._append([TextDelta(half)], deltas)
+        if self.half:
+            self._append([TextDelta(self.end())], deltas)
         if self._splitter is not None:
             self._append(self._splitter.end(), deltas)
         if not has_calls:
             deltas.extend(self._space)
         self._space.clear()
-
-    def has_unopened_reasoning(self) -> bool:
-        """Whether the text so far has a closing think tag without an opening one, as a chat template leaves it."""
-        return ThinkTagSplitter.is_unopened("".join(self.pieces))
 
     def _append(self, pieces: list[ModelDelta], deltas: list[ModelDelta]) -> None:
         if self._has_text:

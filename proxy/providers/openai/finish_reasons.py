@@ -50,9 +50,9 @@ def ending_of(reason: str | None) -> Ending:
     return "cut_short" if known in ("length", "content_filter") else "whole"
 
 
-def finish_reason(reason: str | None, ending: Ending, *, has_calls: bool) -> FinishReason:
+def finish_reason(reason: str | None, *, has_calls: bool) -> FinishReason:
     """Return the finish reason of an answer; an unknown one is ``stop``."""
-    if has_calls and ending != "cut_short":
+    if has_calls and ending_of(reason) != "cut_short":
         # OpenAI sends "stop" when ``tool_choice`` names a function; some providers send it for all calls.
         return "tool_calls"
     known = _REASONS.get(reason or "", "stop")

@@ -33,6 +33,7 @@ from proxy.providers.openai.stream_chunk import (
 )
 from proxy.providers.openai.tool_call_assembler import CallAssembler
 from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
+from proxy.providers.think_tags import ThinkTagSplitter
 
 _MOST_COMPARED = 64
 """Events behind a text that are compared with its frame at once: each comparison copies them."""
@@ -99,7 +100,7 @@ class AnswerReader:
     @property
     def has_unopened_reasoning(self) -> bool:
         """Whether the text of the finished answer has reasoning up to ``</think>``, without the opening tag."""
-        return self._content.has_unopened_reasoning()
+        return ThinkTagSplitter.is_unopened("".join(self._content.pieces))
 
     @property
     def repeated_frame(self) -> Frame | None:
@@ -469,16 +470,16 @@ class AnswerReader:
         if not self._has_choice:
             raise UpstreamProtocolError("protocol")
         self._release_held(deltas)
-        ending = ending_of(self._reason)
-        if self._calls is not None:
-            deltas.extend(self._calls.finish(ending))
-        has_calls = self._has_calls
-        reason = finish_reason(self._reason, ending, has_calls=has_calls)
+        calls = self._calls
+        if calls is not None:
+            deltas.extend(calls.finish(ending_of(self._reason)))
+        has_calls = calls is not None and calls.has_calls
+        reason = finish_reason(self._reason, has_calls=has_calls)
         self.is_finished = True
         state = None
-        if self._calls is not None or self._state is not None or self._unknown.has_any:
+        if calls is not None or self._state is not None or self._unknown.has_any:
             state = self._collector().state(
-                self._calls.states() if self._calls is not None else [],
+                calls.states() if calls is not None else [],
                 has_calls=has_calls,
                 unknown=self._unknown.joined(),
             )
@@ -488,14 +489,14 @@ class AnswerReader:
         """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
         if self._reasoning.half:
             deltas.append(ReasoningDelta(self._reasoning.end()))
-        has_calls = self._has_calls or bool(self._message_calls)
-        self._content.finish(deltas, has_calls=has_calls)
+        calls = self._message_calls
+        self._content.finish(deltas, has_calls=bool(calls) or (self._calls is not None and self._has_calls))
         if self._refusal.half:
             deltas.append(RefusalDelta(self._refusal.end()))
-        if self._message_calls is not None and not self._has_calls:
-            for position, call in enumerate(self._message_calls):
+        if calls is not None and not self._has_calls:
+            for position, call in enumerate(calls):
                 call.index = position
-            self._calls_of(self._message_calls, deltas, self._unknown_of_calls)
+            self._calls_of(calls, deltas, self._unknown_of_calls)
 
 
 def _is_piece(delta: ChunkDelta) -> bool:

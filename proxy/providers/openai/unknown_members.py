@@ -87,14 +87,13 @@ _decode_known = msgspec.json.Decoder(_KnownChunk).decode
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class UnknownMembers:
+class UnknownMembers(Struct):
     """Collects the unknown members of one answer's message, and finds those of its calls."""
 
-    def __init__(self) -> None:
-        self._pieces: list[dict[str, Any]] = []
-        self._size = 0
-        self.has_any = False
-        """Whether a chunk had an unknown member; then the next ones may have them too."""
+    has_any: bool = False
+    """Whether a chunk had an unknown member; then the next ones may have them too."""
+    _pieces: list[dict[str, Any]] = []
+    _size: int = 0
 
     def read(self, chunk: bytes) -> tuple[CallMembers, CallMembers]:
         """Add the unknown members in a chunk or a whole completion.
