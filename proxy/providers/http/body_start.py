@@ -10,9 +10,11 @@ _LONGEST_BLANK_START = 4096
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
-async def first_bytes(read: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Return the first bytes up to something that is not blank; ``read`` returns b"" at the end of the body."""
-    start = b""
+async def first_bytes(read: Callable[[], Awaitable[bytes]], start: bytes = b"") -> bytes:
+    """Return the first bytes up to something that is not blank.
+
+    ``read`` returns b"" at the end of the body. ``start`` was read before.
+    """
     while not start.lstrip(_BLANK) and len(start) < _LONGEST_BLANK_START:
         received = await read()
         start += received

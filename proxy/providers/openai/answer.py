@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -79,6 +80,10 @@ class ProviderAnswer:
         self._may_continue = False
         """Whether the deadline is for a reader whose answer may continue."""
         self._has_received = False
+        self._sender: asyncio.Task[object] | None = None
+        """The task that waits for the head of the response."""
+        self._is_late = False
+        """Whether it was cancelled, because the head did not arrive in time."""
         self._ignored: tuple[str, ...] = ()
         self._defers_form = False
         self._usage_before: Usage | None = None
@@ -86,13 +91,9 @@ class ProviderAnswer:
         self._ahead: Sequence[ModelDelta] = ()
         """The batch that ended ``forward``."""
 
-    async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
-        try:
-            await self._open(self._request)
-        except UpstreamFailed as failure:
-            self._describe(failure, self._request)
-            raise
-        return self
+    def __aenter__(self) -> Coroutine[Any, Any, AsyncIterator[Sequence[ModelDelta]]]:
+        # Plain function: a coroutine would add a frame to the wait for the answer.
+        return self._open(self._request)
 
     @property
     def is_streamed(self) -> bool:
@@ -122,17 +123,43 @@ class ProviderAnswer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.stop()
-        if kind is None and self._reader.is_finished:
+        is_good = kind is None and self._reader.is_finished
+        if is_good:
             self._finished(self._reader)
-        await self._leave(is_good=kind is None and self._reader.is_finished)
+        response = self._response
+        if is_good and response is not None and response.is_complete:
+            self._response = None
+            response.release()
+        else:
+            await self._leave(is_good=is_good)
 
-    async def _open(self, request: ModelRequest) -> None:
+    async def _open(self, request: ModelRequest) -> ProviderAnswer:
+        """Send the request, and check the head of the response."""
         self._first_deadline = self._loop.time() + self._limits.first_token
+        task = self._sender = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
+        self._alarm.set(self._first_deadline)
         try:
-            async with asyncio.timeout_at(self._first_deadline):
-                accepted = await self._send(request)
-        except TimeoutError:
-            raise UpstreamTimeout("timeout_first") from None
+            self._begin(await self._send(request))
+        except UpstreamFailed as failure:
+            if self._is_late:
+                task.uncancel()
+            self._describe(failure, self._request)
+            raise
+        except asyncio.CancelledError:
+            # As asyncio.timeout does it, with the timer that the rest of the answer needs anyway.
+            if not self._is_late or task.uncancel() > cancellations:
+                raise
+            late = UpstreamTimeout("timeout_first")
+            self._describe(late, self._request)
+            raise late from None
+        finally:
+            self._alarm.pause()
+            self._sender = None
+        return self
+
+    def _begin(self, accepted: Accepted) -> None:
         self._response = response = accepted.response
         self._reader = accepted.make_reader(
             provider=self._provider,
@@ -167,13 +194,9 @@ class ProviderAnswer:
         if finished.reason != "stop" or any(isinstance(delta, ToolCallPiece) for delta in deltas):
             return deltas
         await self._leave(is_good=True)
-        try:
-            await self._open(
-                msgspec.structs.replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None)
-            )
-        except UpstreamFailed as failure:
-            self._describe(failure, self._request)
-            raise
+        await self._open(
+            msgspec.structs.replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None)
+        )
         if self._defers_form:
             # The provider needs tools, because earlier messages have calls, and rejects the form next to them.
             raise UpstreamBadRequest(param="response_format")
@@ -208,8 +231,12 @@ class ProviderAnswer:
             if reader.is_finished:
                 raise StopAsyncIteration
             if self._start is None:
-                self._start = await first_bytes(self._more)
-                self._is_whole = is_json(self._start)
+                start = await self._more()
+                if not start.startswith(b"data:"):
+                    # It is rare: JSON, or events that begin in another way.
+                    start = await first_bytes(self._more, start)
+                    self._is_whole = is_json(start)
+                self._start = start
             if self._is_whole:
                 return reader.read_whole(await self._whole())
             while True:
@@ -245,6 +272,10 @@ class ProviderAnswer:
     async def _more(self) -> bytes:
         """Return what came since the last read, b"" at the end."""
         assert self._response is not None
+        if not self._reader.has_reason:
+            self._reason_deadline = None
+        if received := self._response.read_now():
+            return received
         self._alarm.set(self._deadline())
         try:
             return await self._response.read()
@@ -279,12 +310,15 @@ class ProviderAnswer:
                 wait = idle if self._may_continue else min(self._limits.usage, idle)
                 self._reason_deadline = self._loop.time() + wait
             return self._reason_deadline
-        self._reason_deadline = None
         if reader.has_said:
             return self._loop.time() + self._limits.idle
         return self._first_deadline
 
     def _give_up(self) -> None:
+        if self._sender is not None:
+            self._is_late = True
+            self._sender.cancel()
+            return
         assert self._response is not None
         label = "timeout_idle" if self._reader.has_said else "timeout_first"
         self._response.fail(UpstreamTimeout(label))
