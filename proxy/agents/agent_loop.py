@@ -13,7 +13,7 @@ The loop is stateless; all state is in ``TurnState``. Rules for a reply with sev
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -35,7 +35,8 @@ from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item
 from proxy.providers.capabilities import Abilities
 from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
-from proxy.tools.port import is_offered
+from proxy.tools.port import can_become_unavailable, is_offered
+from proxy.tracing import is_traced
 from proxy.turns.structured_output import ResponseFormat
 from proxy.turns.turn import ApprovalRequest
 
@@ -73,7 +74,9 @@ class AgentLoop:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self._server_calls = ServerCalls(agent)
+        self._has_fixed_tools = not any(map(can_become_unavailable, agent.tools.values()))
         self._handoff_specs = tuple(target.spec for target in agent.handoff_targets.values())
+        self._has_handover_data = any(target.input is not None for target in agent.handoff_targets.values())
         self._has_no_tools = not (agent.tools or agent.handoff_targets or agent.delegations)
 
     @property
@@ -155,27 +158,46 @@ class AgentLoop:
 
     def _own_tools(self, state: TurnState) -> Sequence[FunctionTool]:
         specs = self._server_calls.specs
-        tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
-        delegates = self._server_calls.delegation_specs if state.can_delegate else ()
+        if self._has_fixed_tools:
+            tools: Iterable[FunctionTool] = specs.values()
+        else:
+            tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
+        delegates = self._server_calls.delegation_specs
+        if delegates and not state.can_delegate:
+            delegates = []
         handoffs = self._handoff_specs if state.handoffs < state.limits.max_handoffs else ()
         return [*tools, *delegates, *handoffs]
 
     async def _handle_calls(self, state: TurnState, calls: Sequence[Call]) -> AgentOutcome | None:
         """Handle all calls of a reply; None if the model has to be called again with the results."""
-        results = await self._server_calls.run(state, calls)
-        pending = tuple(call.id for call in calls if call.kind == "client")
-        results |= without_question(state, calls, has_client_calls=bool(pending))
-        unapproved = [call for call in calls if call.kind == "approval" and call.id not in results]
-        pauses = [state.pauses.pop(call.id) for call in calls if call.id in state.pauses]
+        kinds = {call.kind for call in calls}
+        results: dict[str, str] = {}
+        pending: tuple[str, ...] = ()
+        unapproved: list[Call] = []
+        if "server" in kinds:
+            results = await self._server_calls.run(state, calls)
+        if "client" in kinds:
+            pending = tuple(call.id for call in calls if call.kind == "client")
+        if "approval" in kinds:
+            results |= without_question(state, calls, has_client_calls=bool(pending))
+            unapproved = [call for call in calls if call.kind == "approval" and call.id not in results]
+        pauses = (
+            [state.pauses.pop(call.id) for call in calls if call.id in state.pauses] if state.pauses else ()
+        )
         records = {} if pending else {pause.call_id: pause.record for pause in pauses}
         if pending:
             results |= {pause.call_id: REPEAT_LATER for pause in pauses}
-        can_hand_off = not pending and not unapproved and not pauses
-        if can_hand_off:
-            results |= await self._invalid_handovers(calls)
-        handoffs = [call for call in calls if call.kind == "handoff" and call.id not in results]
-        handoff = handoffs[0] if can_hand_off and handoffs else None
-        record = await self._handoff_record(state, handoff) if handoff is not None else None
+        can_hand_off = not (pending or unapproved or pauses)
+        handoff: Call | None = None
+        record: HandoffRecord | None = None
+        if can_hand_off and "handoff" in kinds:
+            if self._has_handover_data:
+                results |= await self._invalid_handovers(calls)
+            handoff = next(
+                (call for call in calls if call.kind == "handoff" and call.id not in results), None
+            )
+            if handoff is not None and state.records_handoffs:
+                record = await self._handoff_record(state, handoff)
         for call in calls:
             if call.kind != "client":
                 result = results.get(call.id)
@@ -214,11 +236,9 @@ class AgentLoop:
                 errors[call.id] = f"error: not transferred: {mismatch.message}"
         return errors
 
-    async def _handoff_record(self, state: TurnState, call: Call) -> HandoffRecord | None:
-        """Return what is stored of a handoff; None if no handoff of the team has options."""
+    async def _handoff_record(self, state: TurnState, call: Call) -> HandoffRecord:
+        """Return what is stored of a handoff if a handoff of the team has options."""
         target = self.agent.handoff_targets[call.name]
-        if not state.records_handoffs:
-            return None
         arguments = "".join(call.arguments)
         summary = ""
         if target.history == "summary" and state.compactor is not None:
@@ -241,7 +261,8 @@ class AgentLoop:
         reason = handoff_reason("".join(call.arguments))
         state.handed_over = self.agent.name, reason
         state.sink.emit(Handoff(self.agent.name, target, reason))
-        record_handoff(self.agent.name, target)
+        if is_traced():
+            record_handoff(self.agent.name, target)
         return AgentHandedOff(target)
 
     def _append_message(self, state: TurnState, reply: ModelReply, calls: Sequence[Call]) -> None:

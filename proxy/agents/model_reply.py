@@ -71,7 +71,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     # Counted before other delegates of the turn check the limit.
     state.add_model_call()
     await state.sink.attended()
-    client_tools = client_tools_of(agent, state)
+    client_tools = client_tools_of(agent, state) if state.turn.client_tools else ()
     compactor = state.compactor
     if compactor is None:
         history = history_of(agent.name, state.turn.context, state.turn.items)
@@ -236,7 +236,8 @@ class _ReplyReceiver:
         match delta:
             case ToolCallPiece():
                 if self._client_names is None:
-                    self._client_names = {tool.name for tool in client_tools_of(self._agent, self._state)}
+                    tools = client_tools_of(self._agent, self._state)
+                    self._client_names = {tool.name for tool in tools} if tools else ()
                 _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
             case RefusalDelta():
                 reply.refusal.append(delta.text)

@@ -54,6 +54,11 @@ class Tool(Protocol):
         ...
 
 
+def can_become_unavailable(tool: Tool) -> bool:
+    """Return whether ``is_offered`` can change while the server runs."""
+    return hasattr(type(tool), "is_offered")
+
+
 def is_offered(tool: Tool) -> bool:
     """Return whether the tool is currently passed to models."""
     return getattr(tool, "is_offered", True)
