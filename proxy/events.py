@@ -279,13 +279,14 @@ class Cancelled(Struct, frozen=True, tag="cancelled"):
 
 
 ClosingEvent = Completed | Failed | Cancelled
-_CLOSING = (Completed, Failed, Cancelled)
+CLOSING: frozenset[type] = frozenset((Completed, Failed, Cancelled))
+"""The classes of closing events."""
 
 
 def is_closing(event: Event) -> TypeGuard[ClosingEvent]:
     """Return whether the event is the last one of a turn."""
     # Called for every chunk. isinstance calls the metaclass of msgspec structs, which takes ten times as long.
-    return type(event) in _CLOSING
+    return type(event) in CLOSING
 
 
 Event = (

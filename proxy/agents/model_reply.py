@@ -151,7 +151,8 @@ async def _stream_reply(
         if not call.is_repeated:
             state.add_tokens(call.usage.completion if call.usage else 0)
             seconds = time.monotonic() - call.began
-            state.sink.emit(ModelCalled(agent.name, call.name, call.usage, seconds, call.cost))
+            # As a batch: hardly a format has a frame for it that is worth the wake-up of a reader.
+            state.sink.emit_batch((ModelCalled(agent.name, call.name, call.usage, seconds, call.cost),))
     if call.usage is not None:
         reply.tokens = reported_size(agent, call.usage)
     if held is not None and reply.calls:

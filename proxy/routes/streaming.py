@@ -13,7 +13,16 @@ from typing import Protocol
 from msgspec import Struct
 from starlette.types import Send
 
-from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
+from proxy.events import (
+    CLOSING,
+    ContextCompacted,
+    Entry,
+    Failed,
+    ModelCalled,
+    ParametersIgnored,
+    Started,
+    is_closing,
+)
 from proxy.routes.client_connection import ClientConnection, ClientMonitor, StreamTimeouts, has_left
 from proxy.routes.error_response import answer_of
 from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, BodyWriter
@@ -222,13 +231,18 @@ async def answer(
     """
     with live.reader() as reader:
         async with ClientMonitor(reader.wake, connection, None) as monitor:
-            while not live.is_finished or reader.position < live.length:
-                for entry in await reader.next():
+            is_finished = False
+            # Before the wait too: the client can have left while the turn was begun.
+            while not monitor.is_disconnected():
+                if is_finished:
+                    break
+                for entry in await reader.next(is_patient=True):
                     builder.add(entry)
                     if type(entry.event) is ParametersIgnored:
                         headers = with_ignored(headers, (entry,), parameters or {})
-                if monitor.is_disconnected():
-                    return False
+                    is_finished = type(entry.event) in CLOSING
+            else:
+                return False
     result = builder.answer()
     if isinstance(result, Failed):
         await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)

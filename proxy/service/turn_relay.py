@@ -105,7 +105,7 @@ class TurnRelay:
         live, is_observer = follower.live, follower.is_observer
         start = _index_after(live, follower.after)
         with live.reader(start, is_observer=is_observer) as reader:
-            before = live.position_before(start)
+            before = live.log.position_before(start)
             after = follower.after if before is None else before
             while True:
                 entries = await reader.next()

@@ -39,12 +39,12 @@ class LiveTurns:
         if live.turn_id not in self._running:
             self._turns_of[live.conversation_id] = self._turns_of.get(live.conversation_id, 0) + 1
         self._running[live.turn_id] = live
-        live.hold()
+        live.register()
 
     def remove(self, live: LiveTurn) -> None:
         """Remove a turn that could not begin."""
         if self._end(live):
-            live.release()
+            live.unregister()
 
     def _end(self, live: LiveTurn) -> bool:
         """Remove a turn from the running ones; return whether it was one of them."""
@@ -94,15 +94,15 @@ class LiveTurns:
 
     def _evict_oldest(self) -> None:
         _, oldest = self._finished.popitem(last=False)
-        self._weight -= oldest.weight
+        self._weight -= oldest.log.weight
         oldest.evict()
 
     def retire(self, live: LiveTurn) -> None:
         """Move a turn that has ended to the finished ones, and evict the oldest of these."""
         if not self._end(live):
-            live.hold()
+            live.register()
         self._finished[live.turn_id] = live
-        self._weight += live.weight
+        self._weight += live.log.weight
         while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
             self._evict_oldest()
         self.has_memory()

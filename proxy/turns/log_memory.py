@@ -34,27 +34,25 @@ class CountedLog(Protocol):
 class LogMemory:
     """Estimated bytes of all logs that are registered or read. ``limit`` is None for no limit."""
 
-    __slots__ = ("limit", "logs", "on_exhausted", "used")
+    __slots__ = ("is_exhausted", "limit", "logs", "on_exhausted", "used")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self.is_exhausted = False
+        """Whether the logs have reached the limit."""
         self.logs: set[CountedLog] = set()
         """The logs that are counted."""
         self.on_exhausted: Callable[[], None] | None = None
         """Called when the limit is reached, and when a writer has to wait for readers while it is reached."""
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the logs have reached the limit."""
-        return self.limit is not None and self.used >= self.limit
-
     def add(self, count: int) -> None:
         """Count more bytes, or fewer if ``count`` is negative."""
-        before, self.used = self.used, self.used + count
-        # Called for every chunk, so it compares without calls.
-        if self.limit is not None and before < self.limit <= self.used:
-            self.relieve()
+        self.used += count
+        if self.limit is not None:
+            before, self.is_exhausted = self.is_exhausted, self.used >= self.limit
+            if self.is_exhausted and not before:
+                self.relieve()
 
     def relieve(self) -> None:
         """Call ``on_exhausted`` if the limit is reached."""

@@ -14,6 +14,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.turns.text_relay import TextRelay
+from proxy.turns.turn_log import BATCH_SIZE, TurnLog
 
 TERMINAL_POSITION = 1_000_000_000
 """Position of a closing event that is sent without the events before it."""
@@ -23,13 +24,17 @@ OpenTextRelay = Callable[[Callable[[], bool]], TextRelay | None]
 """Returns a relay whose argument ``is_reader_gone`` is given; None if the next text cannot be passed on by one."""
 
 
-class ReadableLog(Protocol):
-    """The log of a turn, as its readers need it."""
+class ReadTurn(Protocol):
+    """A turn, as its readers need it."""
 
     # Attributes, because a property costs a call for every chunk.
-    length: int
+    log: TurnLog
     is_over: bool
     is_evicted: bool
+    relay: TextRelay | None
+    """Has text that is not logged yet."""
+    room: asyncio.Event | None
+    """Set when a writer that waits for the slowest reader may continue; None while no writer waits."""
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""
@@ -39,16 +44,8 @@ class ReadableLog(Protocol):
         """Remove a reader."""
         ...
 
-    def batch_end(self, position: int) -> int:
-        """Return the position up to which a reader at ``position`` gets entries at once."""
-        ...
-
-    def entries_after(self, position: int) -> Sequence[Entry] | None:
-        """Return the entries after ``position``; None if some of them were trimmed."""
-        ...
-
-    async def stored_after(self, position: int) -> Sequence[Entry] | None:
-        """Return the entries after ``position`` from the store; None if the turn is not stored.
+    async def stored_after(self, index: int) -> Sequence[Entry] | None:
+        """Return the entries from an index on from the store; None if the turn is not stored.
 
         Raises:
             StoreUnavailable: The store did not answer.
@@ -74,19 +71,34 @@ class EventLogReader:
     The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
     """
 
-    __slots__ = ("_given", "_live", "_loop", "_open_relay", "_take", "is_observer", "position", "waiter")
+    __slots__ = (
+        "_given",
+        "_live",
+        "_log",
+        "_loop",
+        "_open_relay",
+        "_take",
+        "is_observer",
+        "position",
+        "waiter",
+        "wakes_at",
+    )
 
-    def __init__(self, live: ReadableLog, after: int, *, is_observer: bool) -> None:
+    def __init__(self, live: ReadTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
         self.position = after
-        """The position up to which the reader has processed all entries."""
+        """The number of entries that the reader has processed."""
+        self.wakes_at = 0
+        """The size of the log, in characters, from which on a new entry wakes the reader. The end does in any case."""
         self._given = after
         self._live = live
+        self._log = live.log
         self._loop = asyncio.get_running_loop()
         self._take: Take | None = None
         self._open_relay: OpenTextRelay | None = None
         self.waiter: asyncio.Future[None] | None = None
-        """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries."""
+        """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries, unless it is
+        patient."""
 
     def __enter__(self) -> Self:
         self._live.enter(self)
@@ -98,7 +110,7 @@ class EventLogReader:
         self._take = self._open_relay = None
 
     async def next(
-        self, take: Take | None = None, open_relay: OpenTextRelay | None = None
+        self, take: Take | None = None, open_relay: OpenTextRelay | None = None, *, is_patient: bool = False
     ) -> Sequence[Entry]:
         """Return the next batch of entries, waiting while there are none.
 
@@ -110,32 +122,42 @@ class EventLogReader:
         and returns True, or returns False to get them from this method. An exception of ``take`` is raised here. While
         no other reader is there, text may also be passed to a relay that ``open_relay`` returns.
 
+        ``is_patient``, without the others, is for readers that need only the whole log: it waits until the log ends or
+        has a full batch.
+
         Raises:
             LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
             StoreUnavailable: The store did not answer.
         """
-        live = self._live
-        self.position = self._given
-        live.wake_writer()
+        live, log = self._live, self._log
+        start = self.position = self._given
+        if live.room is not None:
+            live.wake_writer()
         if live.is_evicted:
             live.trim()
-        if self._given >= live.length and not live.is_over:
+        self.wakes_at = log.size_until(start) + BATCH_SIZE if is_patient else 0
+        if not live.is_over and (start >= log.length or log.size < self.wakes_at):
             self.waiter = self._loop.create_future()
             self._take, self._open_relay = take, open_relay
             await self.waiter
-            live.close_relay()
-        start, self._given = self._given, live.batch_end(self._given)
-        if self._given < live.length:
-            # Encoding a batch takes time, and more entries are ready: let other tasks run first.
-            await asyncio.sleep(0)
-        entries = live.entries_after(start)
-        if entries is None:
-            entries = await live.stored_after(start)
+            if live.relay is not None:
+                live.close_relay()
+            # ``take`` and relays have moved it.
+            start = self._given
+        entries = log.read(start)
         if entries is not None:
+            self._given += len(entries)
+            if self._given < log.length:
+                # Encoding a batch takes time, and more entries are ready: let other tasks run first.
+                await asyncio.sleep(0)
+            return entries
+        entries = await live.stored_after(start)
+        if entries is not None:
+            self._given = log.batch_end(start)
             return entries[: self._given - start]
         if self.is_observer:
             raise LogMemoryExhausted
-        self._given = live.length
+        self._given = log.length
         return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
 
     def receive(self, entries: Sequence[Entry]) -> None:
@@ -152,7 +174,7 @@ class EventLogReader:
             waiter.set_exception(error)
             return
         if is_taken:
-            self.position = self._given = live.length
+            self.position = self._given = self._log.length
         else:
             self.wake()
 
@@ -164,7 +186,7 @@ class EventLogReader:
 
     def skip(self) -> None:
         """Skip the entries up to the end of the log, which the reader has got from a relay."""
-        self.position = self._given = self._live.length
+        self.position = self._given = self._log.length
 
     def wake(self) -> None:
         """Let a waiting call of ``next`` return."""

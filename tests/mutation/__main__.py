@@ -23,6 +23,7 @@ TARGETS = (
         "live log",
         (
             "proxy/turns/live.py",
+            "proxy/turns/turn_log.py",
             "proxy/turns/live_turns.py",
             "proxy/turns/log_memory.py",
             "proxy/turns/log_reader.py",

@@ -10,10 +10,10 @@ from typing import Any
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
 from proxy.routes.client_connection import ClientConnection, StreamTimeouts
-from proxy.routes.server_extensions import BODY_WRITER
-from proxy.routes.streaming import SSE, stream
+from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, Disconnect
+from proxy.routes.streaming import SSE, answer, stream
 from proxy.turns.live import LiveTurn
-from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.completion import AnswerOptions, CompletionBuilder
 from proxy.wire.chat.stream import ChunkEncoder
 
 
@@ -40,6 +40,24 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
         took_all = await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60))
 
     assert not took_all
+    assert not live.has_readers
+
+
+async def test_a_client_that_left_while_the_turn_was_begun_is_noticed_at_once() -> None:
+    live, disconnect = LiveTurn("chatcmpl-1"), Disconnect()
+    live.emit(Started("chatcmpl-1", "triage"))
+    disconnect.happen()
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        raise AssertionError
+
+    builder = CompletionBuilder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
+    connection = ClientConnection({"type": "http", "extensions": {DISCONNECT: disconnect}}, receive, send)
+    async with asyncio.timeout(5):
+        assert not await answer(live, builder, [], connection, StreamTimeouts())
     assert not live.has_readers
 
 

@@ -13,6 +13,7 @@ from proxy.messages import Usage
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
 from proxy.turns.log_reader import EventLogReader, Take
+from proxy.turns.turn_log import COUNTED_BYTES
 
 
 class Taker:
@@ -60,8 +61,7 @@ async def test_a_reader_takes_a_batch_before_emit_returns() -> None:
 
 
 async def test_a_batch_of_texts_is_logged_as_its_deltas() -> None:
-    live, other = LiveTurn("a", began=5.0, memory=(memory := LogMemory())), LiveTurn("b", began=5.0)
-    live.hold()
+    live, other = LiveTurn("a", began=5.0), LiveTurn("b", began=5.0)
     batch = TextBatch([TextDelta("one"), TextDelta("ü")])
     batch.texts = ["one", "ü"]
 
@@ -69,8 +69,8 @@ async def test_a_batch_of_texts_is_logged_as_its_deltas() -> None:
     assert other.emit_batch(list(batch))
 
     assert list(live.entries) == list(other.entries)
-    assert live.length == live.batch_end(0) == 2
-    assert memory.used == live.weight == other.weight == 4 + 2 * ENTRY_WEIGHT
+    assert live.length == live.log.batch_end(0) == 2
+    assert live.log.weight == other.log.weight == 4 + 2 * ENTRY_WEIGHT
 
 
 async def test_a_batch_of_texts_is_passed_to_the_listener() -> None:
@@ -168,8 +168,11 @@ async def test_a_cancelled_reader_takes_nothing_more() -> None:
 async def test_the_memory_of_a_batch_is_counted() -> None:
     memory = LogMemory()
     live = LiveTurn("a", memory=memory)
-    live.hold()
+    live.register()
 
     live.emit_batch([TextDelta("four"), TextDelta("x")])
 
-    assert memory.used == live.weight == 5 + 2 * ENTRY_WEIGHT
+    assert live.log.weight == 5 + 2 * ENTRY_WEIGHT
+    assert memory.used == COUNTED_BYTES
+    live.emit_batch([TextDelta("x" * COUNTED_BYTES)])
+    assert memory.used == 2 * COUNTED_BYTES

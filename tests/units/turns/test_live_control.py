@@ -22,6 +22,7 @@ from proxy.messages import Usage
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
+from proxy.turns.turn_log import BATCH_SIZE, COUNTED_BYTES
 
 DONE = Completed("triage", "stop", Usage())
 
@@ -59,31 +60,44 @@ async def ended(task: asyncio.Task[None]) -> bool:
 async def test_weight_of_an_entry_is_a_constant_and_its_text_without_names_of_agents(
     event: Event, size: int
 ) -> None:
-    memory = LogMemory()
-    live = LiveTurn("a", memory=memory)
-    live.hold()
+    live = LiveTurn("a")
 
     live.emit(event)
     live.emit(event)
 
-    assert live.weight == memory.used == 2 * (size + ENTRY_WEIGHT)
+    assert live.log.weight == 2 * (size + ENTRY_WEIGHT)
 
 
-async def test_weight_counts_from_the_first_hold_to_the_last_release() -> None:
+async def test_weight_counts_from_the_registration_or_the_first_reader_to_the_end_of_both() -> None:
     memory = LogMemory()
     live = LiveTurn("a", memory=memory)
     live.emit(TextDelta("x"))
     assert (memory.used, memory.logs) == (0, set())
 
-    live.hold()
-    live.hold()
-    assert (memory.used, memory.logs) == (1 + ENTRY_WEIGHT, {live})
-    live.release()
-    assert memory.used == 1 + ENTRY_WEIGHT
-    live.release()
+    with live.reader():
+        assert (memory.used, memory.logs) == (COUNTED_BYTES, {live})
+        live.register()
+        live.unregister()
+        assert (memory.used, memory.logs) == (COUNTED_BYTES, {live})
+        live.register()
+    assert (memory.used, memory.logs) == (COUNTED_BYTES, {live})
+    live.unregister()
     assert (memory.used, memory.logs) == (0, set())
-    live.emit(TextDelta("y"))
+    live.emit(TextDelta("y" * COUNTED_BYTES))
     assert memory.used == 0
+
+
+async def test_memory_of_a_log_is_counted_when_it_exceeds_what_is_counted() -> None:
+    memory = LogMemory()
+    live = LiveTurn("a", memory=memory)
+    live.register()
+    counts = []
+    for characters in (1, COUNTED_BYTES - 2 * ENTRY_WEIGHT - 1, 1, 3 * COUNTED_BYTES):
+        live.emit(TextDelta("x" * characters))
+        counts.append(memory.used // COUNTED_BYTES)
+
+    assert counts == [1, 1, 2, 5]
+    assert memory.used >= live.log.weight
 
 
 async def test_memory_is_exhausted_at_its_limit_and_reports_that_once_per_crossing() -> None:
@@ -219,14 +233,14 @@ async def test_watcher_gets_the_departure_of_the_last_client_and_each_return() -
 
     with live.reader(), live.reader(is_observer=True):
         live.on_client_disconnect()
-        assert watcher.calls == ["returned"]
+        assert watcher.calls == []
     live.on_client_disconnect()
-    live.emit(Completed("triage", "stop", Usage()))
     with live.reader():
         live.on_client_disconnect()
+    live.emit(Completed("triage", "stop", Usage()))
     live.on_client_disconnect()
 
-    assert watcher.calls == ["returned", "left", "returned", "missed end"]
+    assert watcher.calls == ["left", "returned", "missed end"]
 
 
 async def test_paused_turn_waits_until_it_is_resumed() -> None:
@@ -240,6 +254,33 @@ async def test_paused_turn_waits_until_it_is_resumed() -> None:
 
     async with asyncio.timeout(5):
         await waiting
+
+
+async def test_all_parts_of_a_paused_turn_continue_when_it_is_resumed() -> None:
+    live = LiveTurn("a")
+    live.pause()
+    waiting = [asyncio.create_task(live.attended()) for _ in range(2)]
+    for task in waiting:
+        assert not await ended(task)
+
+    live.resume()
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+
+
+async def test_all_writers_of_a_turn_continue_when_its_reader_has_read() -> None:
+    live = LiveTurn("a", high_water=10)
+    with live.reader() as reader:
+        live.emit(TextDelta("x" * 11))
+        writers = [asyncio.create_task(live.drain()) for _ in range(2)]
+        for writer in writers:
+            assert not await ended(writer)
+
+        await reader.next()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*writers)
+    assert not live.is_waiting
 
 
 async def test_abandoned_log_is_over_without_a_closing_event() -> None:
@@ -301,7 +342,7 @@ async def test_entries_dropped_from_memory_are_read_from_the_store_if_they_are_t
     live = LiveTurn("a")
     for event in (Started("a", "triage"), TextDelta("x"), DONE):
         live.emit(event)
-    live.hold()
+    live.register()
     entries = list(live.entries)
     live.cut()
     assert live.entries == entries, "an entry that is not stored is not dropped"
@@ -313,7 +354,7 @@ async def test_entries_dropped_from_memory_are_read_from_the_store_if_they_are_t
     live.cut()
 
     assert (live.entries, live.length) == (entries[2:], 3)
-    assert live.weight == ENTRY_WEIGHT
+    assert live.log.weight == ENTRY_WEIGHT
     assert live.entries_after(1) is None
     assert await live.stored_after(1) == entries[1:]
     entries.pop()
@@ -347,3 +388,50 @@ async def test_readers_start_at_most_at_the_end_of_the_log() -> None:
         assert [entry.position for entry in await reader.next()] == [3]
         assert reader.position == 2
         assert await reader.next() == []
+
+
+async def test_patient_reader_is_woken_by_a_full_batch_and_by_the_end_only() -> None:
+    live = LiveTurn("a")
+    with live.reader() as reader:
+        live.emit(Started("a", "triage"))
+        task = asyncio.create_task(reader.next(is_patient=True))
+        await asyncio.sleep(0)
+        live.emit(TextDelta("x"))
+        live.emit_batch([TextDelta("y"), TextDelta("z")])
+        await asyncio.sleep(0)
+        assert not task.done()
+        live.emit_batch([TextDelta("x" * BATCH_SIZE)])
+        async with asyncio.timeout(5):
+            assert [entry.position for entry in await task] == [1, 2, 3, 4]
+            assert [entry.position for entry in await reader.next(is_patient=True)] == [5]
+
+        task = asyncio.create_task(reader.next(is_patient=True))
+        await asyncio.sleep(0)
+        assert reader.position == 5
+        live.emit(TextDelta("x"))
+        await asyncio.sleep(0)
+        assert not task.done()
+        live.emit(DONE)
+        async with asyncio.timeout(5):
+            assert [entry.position for entry in await task] == [6, 7]
+
+
+async def test_patient_reader_is_woken_if_it_is_to_wait_for_nothing_more() -> None:
+    live = LiveTurn("a", high_water=10)
+    with live.reader() as reader:
+        task = asyncio.create_task(reader.next(is_patient=True))
+        await asyncio.sleep(0)
+        reader.wake()
+        async with asyncio.timeout(5):
+            assert await task == []
+
+        task = asyncio.create_task(reader.next(is_patient=True))
+        await asyncio.sleep(0)
+        live.emit(TextDelta("x" * 11))
+        writer = asyncio.create_task(live.drain())
+        async with asyncio.timeout(5):
+            assert len(await task) == 1
+            task = asyncio.create_task(reader.next(is_patient=True))
+            await writer
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -13,6 +13,7 @@ from proxy.turns.live import LiveTurn
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
 from proxy.turns.log_reader import EventLogReader
 from proxy.turns.text_relay import TextRelay
+from proxy.turns.turn_log import COUNTED_BYTES
 
 
 class Client:
@@ -94,7 +95,8 @@ async def test_text_is_logged_before_anything_else_happens(act: Callable[[LiveTu
         assert [entry.position for entry in live.entries[:2]] == [1, 2]
         assert reader.position >= 2
         assert detached == [True]
-        assert memory.used == live.weight >= 4 + 2 * ENTRY_WEIGHT
+        assert live.log.weight >= 4 + 2 * ENTRY_WEIGHT
+        assert memory.used == COUNTED_BYTES
         relay.close()
         assert client.recorded == ["one", "ü"]
 
