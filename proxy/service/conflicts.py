@@ -8,7 +8,12 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import split_step
 from proxy.conversations.unfinished_turns import Repetition, RunningMatch
 from proxy.errors import ConversationBusy
-from proxy.service.conversation_queues import ConversationHeld, is_repetition, parallel_slot
+from proxy.service.conversation_queues import (
+    ConversationHeld,
+    has_same_input,
+    is_repetition,
+    parallel_slot,
+)
 from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.existing_turns import ExistingTurns
 from proxy.service.orphaned_turns import OrphanedTurns
@@ -90,7 +95,7 @@ class Conflicts:
             conversation_id = parent.conversation_id if parent is not None else None
         if conversation_id is None:
             raise ConversationBusy
-        for pause in (*LEAVING_PAUSES, None) if is_patient else (None,):
+        for pause in (*LEAVING_PAUSES, None):
             record = await self._history.running_turn(request.caller, conversation_id)
             if record is None or await self._orphaned.interrupt_if_lost(record):
                 return 0
@@ -98,11 +103,17 @@ class Conflicts:
             if replaced:
                 return replaced if isinstance(replaced, TurnHandle) else 0
             slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
-            # The disconnect before a repetition can be noticed a moment later; a second turn would repeat effects.
-            if slot and not (pause is not None and self._repeats_effects(request, record)):
-                return slot
-            if pause is not None:
-                await asyncio.sleep(pause)
+            is_own = resolved is not None and record.team == team.name and has_same_input(resolved, record)
+            if is_own and team.has_effects and self._disconnected.finishes_without_client(record):
+                # The client that has left sent this request, which does not show what the turn does.
+                slot = 0
+            # That the client has left can be noticed a moment later.
+            waits = is_own and self._disconnected.ran_effects(record) if slot else is_patient
+            if pause is None or not waits:
+                if slot:
+                    return slot
+                break
+            await asyncio.sleep(pause)
         raise ConversationHeld(conversation_id)
 
     async def end_unattended(self, caller: str, conversation_id: str) -> bool:
@@ -139,10 +150,6 @@ class Conflicts:
         ):
             return self._existing.attach(record)
         return await self._disconnected.end(record)
-
-    def _repeats_effects(self, request: TurnRequest, record: TurnRecord) -> bool:
-        """Whether the request is the same as that of a running turn that has started a tool with effects."""
-        return self._is_same(request, record) and self._disconnected.ran_effects(record)
 
     @staticmethod
     def _is_same(request: TurnRequest, record: TurnRecord) -> bool:

@@ -58,12 +58,18 @@ def is_repetition(request: TurnRequest, record: TurnRecord) -> bool:
     )
 
 
-def _follows(resolved: ResolvedTurn, running: TurnRecord) -> bool:
-    """Whether the new messages begin with those of the running turn, and have more."""
+def has_same_input(resolved: ResolvedTurn, running: TurnRecord) -> bool:
+    """Whether the new messages are those of the running turn, or begin with them."""
     if resolved.parent != running.parent:
         return False
     new, before = _user_texts(resolved.new_messages), _user_texts(running.input)
-    return len(new) > len(before) and new[: len(before)] == before
+    return new[: len(before)] == before
+
+
+def _follows(resolved: ResolvedTurn, running: TurnRecord) -> bool:
+    """Whether the new messages begin with those of the running turn, and have more."""
+    more = len(_user_texts(resolved.new_messages)) > len(_user_texts(running.input))
+    return more and has_same_input(resolved, running)
 
 
 def _user_texts(items: Sequence[Item]) -> list[bytes]:

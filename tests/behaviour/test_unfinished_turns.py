@@ -266,6 +266,26 @@ async def test_the_next_message_of_a_conversation_without_id_waits_for_a_detache
     assert (await queued, case.runs) == ("Done.", 1)
 
 
+@pytest.mark.parametrize("shown", ["I have", None], ids=["continued", "regenerated"])
+async def test_a_chat_does_not_answer_again_next_to_a_detached_turn_with_effects(
+    case: Case, shown: str | None
+) -> None:
+    headers = case.headers(FRONTEND)
+    await case.stop({**headers, "X-On-Disconnect": "detach"})
+    messages = [case.ask, *([assistant(shown)] if shown is not None else [])]
+
+    with pytest.raises(openai.ConflictError) as busy:
+        await case.caller.ask(messages, headers=headers)
+    queued = asyncio.create_task(case.caller.ask(messages, headers={**headers, "X-Busy": "queue"}))
+    await case.queued(1)
+    case.upstream.reply(text("Done."))
+    await case.completed()
+
+    assert busy.value.code == "conversation_busy"
+    assert ((await queued).strip(), case.runs) == ("Done.", 1)
+    assert CALLED[0] in shape_of(case.upstream)
+
+
 @pytest.mark.parametrize("policy", ["", "cancel"])
 async def test_a_client_that_appends_messages_continues_the_stopped_turn(case: Case, policy: str) -> None:
     headers = case.headers(NAMED)
