@@ -37,7 +37,9 @@ def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:
 
 def _bind(host: str, port: int) -> list[socket.socket]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Encoded here if it is ASCII: for a string, the module loads the codec of international names, 0.3 MB.
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise ConfigurationError(f"PROXY_HOST: {host} cannot be resolved") from None
     sockets: list[socket.socket] = []

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
-from yarl import URL
 
 from proxy.errors import ConfigurationError
 from proxy.providers.circuit_breaker import Circuit
@@ -15,6 +14,7 @@ from proxy.providers.context_windows import ContextWindow, configured_window
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.http.tls import TlsOptions
 from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy
+from proxy.providers.http.url import HttpUrl
 from proxy.providers.model import Model
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.remote_approvals import RemoteApprovalApi
@@ -199,12 +199,12 @@ def _place(definition: ModelDefinition) -> tuple[str, str]:
     """Return the host of the provider, and its address; both are empty for components that do not name one."""
     match definition:
         case OpenAIModel():
-            urls = [URL(definition.base_url)]
+            urls = [HttpUrl.parse(definition.base_url)]
         case ComponentModel():
             urls = list(_urls(definition))
         case DemoModel():
             urls = []
-    return next(((url.host, url.host_port_subcomponent or url.host) for url in urls if url.host), ("", ""))
+    return next(((url.host, url.authority) for url in urls if url.host), ("", ""))
 
 
 def _places(definition: ComponentModel) -> list[str]:
@@ -213,11 +213,11 @@ def _places(definition: ComponentModel) -> list[str]:
     return [place for place in places if isinstance(place, str)]
 
 
-def _urls(definition: ComponentModel) -> Iterator[URL]:
+def _urls(definition: ComponentModel) -> Iterator[HttpUrl]:
     for place in _places(definition):
         # Ollama's client accepts a host without a scheme. The config of other components has any form.
         with suppress(ValueError):
-            yield URL(place if "://" in place else f"http://{place}")
+            yield HttpUrl.parse(place if "://" in place else f"http://{place}")
 
 
 def _provider(name: str, definition: ModelDefinition) -> str:

@@ -8,13 +8,15 @@ import sys
 import pytest
 
 RARELY_NEEDED = (
-    "PIL._imaging", "aiohttp", "alembic", "google.protobuf.descriptor", "html.entities", "idna.core", "jsonschema_rs",
-    "limits", "mako", "mcp", "prometheus_client", "pydantic.v1", "redis", "sqlalchemy.dialects.postgresql",
-    "sqlalchemy.orm", "websockets",
+    "PIL._imaging", "aiohttp", "alembic", "encodings.idna", "google.protobuf.descriptor", "html.entities", "idna.core",
+    "jsonschema_rs", "limits", "mako", "mcp", "prometheus_client", "pydantic.v1", "redis",
+    "sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "websockets", "yarl",
 )  # fmt: skip
 
 START = """
 import sys, proxy.cli
+with proxy.cli.bound_sockets("127.0.0.1", 0):
+    pass
 from proxy.lazy_imports import imports_of_server
 with imports_of_server():
     import proxy.app, proxy.server

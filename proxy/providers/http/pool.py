@@ -13,13 +13,13 @@ from typing import Any
 
 from aiohappyeyeballs import start_connection
 from msgspec import Struct
-from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
 from proxy.providers.http.entra import EntraSignIn
 from proxy.providers.http.tls import TlsOptions
 from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy, TunnelRefused
+from proxy.providers.http.url import HttpUrl
 from proxy.tracing import trace_headers
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
@@ -58,21 +58,20 @@ class Endpoint(Struct, frozen=True):
 
     @classmethod
     def at(
-        cls, url: URL, headers: Mapping[str, str], method: str = "POST", *, needs_sign_in: bool = False
+        cls, url: HttpUrl, headers: Mapping[str, str], method: str = "POST", *, needs_sign_in: bool = False
     ) -> Endpoint:
         """Return the endpoint for the URL.
 
         Raises:
             ValueError: It is not a URL of HTTP, or something in it cannot be sent.
         """
-        host, port = url.raw_host, url.port
-        if url.scheme not in ("http", "https") or not host or port is None:
+        if url.scheme not in ("http", "https") or not url.host or url.port is None:
             raise ValueError("not an http(s) URL")
         if url.user is not None and "authorization" not in headers:
             credentials = f"{url.user}:{url.password or ''}".encode()
             headers = {**headers, "authorization": f"Basic {b64encode(credentials).decode()}"}
-        head = request_head(url.raw_authority.rpartition("@")[2], url.raw_path_qs, headers, method)
-        return cls(host, port, url.scheme == "https", head, needs_sign_in)
+        head = request_head(url.authority, url.target, headers, method)
+        return cls(url.ascii_host, url.port, url.scheme == "https", head, needs_sign_in)
 
 
 class HttpSession(Owner):

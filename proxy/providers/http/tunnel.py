@@ -7,10 +7,10 @@ import ipaddress
 import socket
 from base64 import b64encode
 from collections.abc import Mapping
-from urllib.parse import unquote
 
 from msgspec import Struct
-from yarl import URL
+
+from proxy.providers.http.url import HttpUrl
 
 _MAX_HEAD_BYTES = 16 * 1024
 
@@ -33,14 +33,14 @@ class HttpProxy(Struct, frozen=True):
         Raises:
             ValueError: It is not such a URL.
         """
-        url = URL(address)
+        url = HttpUrl.parse(address)
         if url.scheme != "http" or not url.host or url.port is None:
             raise ValueError("not the URL of an HTTP proxy")
         authorization = None
-        if url.raw_user is not None:
-            credentials = f"{unquote(url.raw_user)}:{unquote(url.raw_password or '')}"
+        if url.user is not None:
+            credentials = f"{url.user}:{url.password or ''}"
             authorization = f"Basic {b64encode(credentials.encode()).decode()}"
-        return cls(url.raw_host or url.host, url.port, authorization)
+        return cls(url.ascii_host, url.port, authorization)
 
     def for_host(self, host: str, port: int, *, is_tls: bool) -> HttpProxy | None:
         """Return the proxy for connections to the host, which is this one unless the host is this machine."""

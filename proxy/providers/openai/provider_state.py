@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
-from yarl import URL
 
 from proxy.messages import AssistantMessage, Message, ProviderState, ToolMessage, is_within_limit
+from proxy.providers.http.url import HttpUrl
 from proxy.providers.model import ModelRequest
 from proxy.providers.openai.unknown_members import without_unknown
 
@@ -214,5 +215,5 @@ def _with_state(
 
 def provider_of(base_url: str, model: str) -> str:
     """Return the name of a model at its provider, without credentials or the query that the URL may hold."""
-    url = URL(base_url)
-    return f"{url.host}:{url.port}{url.path.rstrip('/')} {model}"
+    url = HttpUrl.parse(base_url)
+    return f"{url.host}:{url.port}{unquote(url.path.rstrip('/'))} {model}"

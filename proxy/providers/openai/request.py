@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from yarl import URL
 
 from proxy.errors import ConfigurationError
 from proxy.messages import FunctionTool, NamedToolChoice, ToolChoice
+from proxy.providers.http.url import HttpUrl
 from proxy.providers.model import ModelRequest
 from proxy.providers.openai.adaptation import TWINS, Adaptation, Omission, Reshaping
 from proxy.providers.openai.adapted_body import omit_fields, plain, reshape
@@ -127,8 +127,8 @@ def secrets_of(definition: OpenAIModel) -> tuple[str, ...]:
     values = [secret.get_secret_value().strip() for secret in definition.headers.values()]
     if definition.api_key is not None:
         values.append(definition.api_key.get_secret_value().strip())
-    url = URL(definition.base_url)
-    values += [value for value in (url.user, url.password, *url.query.values()) if value]
+    url = HttpUrl.parse(definition.base_url)
+    values += [value for value in (url.user, url.password, *url.query_values) if value]
     return tuple(sorted(values, key=len, reverse=True))
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from yarl import URL
-
 from proxy.errors import ConfigurationError
 from proxy.providers.http.pool import Endpoint
+from proxy.providers.http.url import HttpUrl
 from proxy.providers.openai.errors import error_code, error_message
 from proxy.providers.openai.request import headers_of
 from proxy.teamfiles.definitions import OpenAIModel
@@ -24,8 +23,8 @@ def first_wire(definition: OpenAIModel) -> Wire:
     """Return the wire that a model is asked on until its provider says otherwise."""
     if definition.wire != "auto":
         return definition.wire
-    url = URL(definition.base_url)
-    host = url.host or ""
+    url = HttpUrl.parse(definition.base_url)
+    host = url.host
     is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
     # Only Azure's v1 API is the same as OpenAI's:
     # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
@@ -57,8 +56,7 @@ def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> En
                 f"model {definition.model!r}: auth: entra needs the base URL of a resource on Azure"
             )
     try:
-        base = URL(definition.base_url)
-        url = base.joinpath(*path).with_query(base.query)
+        url = HttpUrl.parse(definition.base_url).joined(*path)
         return Endpoint.at(url, headers_of(definition), method, needs_sign_in=definition.auth == "entra")
     except ValueError:
         raise ConfigurationError(

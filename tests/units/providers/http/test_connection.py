@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import HIGH_WATER, Connection, ConnectionBroken, Response
 from proxy.providers.http.pool import Addresses, Endpoint, HttpSession
+from proxy.providers.http.url import HttpUrl
 from tests.server import free_port
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -58,7 +58,7 @@ async def provider(play: Play) -> AsyncIterator[tuple[Provider, Endpoint]]:
     server = await asyncio.start_server(playing.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        yield playing, Endpoint.at(URL(f"http://127.0.0.1:{port}/v1/ask?a=1"), {"x-key": "k"})
+        yield playing, Endpoint.at(HttpUrl.parse(f"http://127.0.0.1:{port}/v1/ask?a=1"), {"x-key": "k"})
 
 
 async def whole(response: Response) -> bytes:
@@ -213,11 +213,11 @@ async def test_closing_the_session_ends_running_requests(http_session: HttpSessi
 )
 def test_an_endpoint_that_cannot_be_sent_to_is_refused(url: str, headers: dict[str, str]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its message is not part of the contract
-        Endpoint.at(URL(url), headers)
+        Endpoint.at(HttpUrl.parse(url), headers)
 
 
 def test_credentials_of_the_url_are_sent_as_such_and_not_as_part_of_the_host() -> None:
-    head = Endpoint.at(URL("https://me:secret@provider.example:8443/v1"), {}).head
+    head = Endpoint.at(HttpUrl.parse("https://me:secret@provider.example:8443/v1"), {}).head
 
     assert b"host: provider.example:8443\r\n" in head
     assert b"authorization: Basic bWU6c2VjcmV0\r\n" in head
@@ -304,7 +304,7 @@ async def test_a_new_connection_without_an_answer_is_not_replaced(http_session: 
 async def test_the_addresses_of_a_name_are_looked_up_again_after_a_failed_connection() -> None:
     session = MovingProvider()
     async with provider(says(OK)) as (_, moved):
-        endpoint = Endpoint.at(URL("http://provider.example:1/v1/ask"), {})
+        endpoint = Endpoint.at(HttpUrl.parse("http://provider.example:1/v1/ask"), {})
         session.port = free_port()
         with pytest.raises(UpstreamUnreachable):
             await session.ask(endpoint, b"{}", connect=1)

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import Endpoint, HttpSession
 from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy
+from proxy.providers.http.url import HttpUrl
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -71,7 +71,7 @@ async def limited(limit: int) -> AsyncIterator[HttpSession]:
 
 
 def endpoint(port: int, host: str = "127.0.0.1") -> Endpoint:
-    return Endpoint.at(URL(f"http://{host}:{port}/v1"), {})
+    return Endpoint.at(HttpUrl.parse(f"http://{host}:{port}/v1"), {})
 
 
 async def text(response: Response) -> bytes:
@@ -201,7 +201,7 @@ WEB, SECURE = HttpProxy("web", 3128), HttpProxy("secure", 3129)
 
 
 def chosen(url: str, **variables: str) -> HttpProxy | None:
-    place = URL(url)
+    place = HttpUrl.parse(url)
     assert place.host is not None
     assert place.port is not None
     return EnvironmentProxies.of(variables).for_host(place.host, place.port, is_tls=place.scheme == "https")
