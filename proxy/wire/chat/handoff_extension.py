@@ -95,7 +95,8 @@ class HandoffExtensionEncoder:
         # The most frequent events first.
         match event:
             case TextDelta() | RefusalDelta() | ClientToolCall():
-                return self._with_active_agent(self._agent_speaking())
+                update = self._agent_speaking()
+                return self._with_active_agent(update) if self._has_status else update
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case Started():
@@ -173,7 +174,7 @@ class HandoffExtensionEncoder:
 
         Open WebUI keeps the last status of a turn above the message.
         """
-        if not self._has_status or self._status_agent == self._agent:
+        if self._status_agent == self._agent:
             return update
         self._status_agent = self._agent
         status = StatusEvent(data=StatusData(self._agent, done=True))

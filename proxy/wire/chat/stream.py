@@ -55,13 +55,15 @@ from proxy.wire.chat.response_models import (
 from proxy.wire.errors import envelope, failure_of, stream_error
 from proxy.wire.events import sse
 
+_CLOSING = frozenset((Completed, Failed, Cancelled))
+
 
 class ChunkEncoder:
     """Encodes the entries of a turn as SSE frames for one reader.
 
-    It needs every entry from the first. For a reader that reconnects, frames up to the position ``after`` are counted
-    but not returned. The frames of the closing event are the last ones. With ``has_ids``, frames have ids, except the
-    last one, ``[DONE]``.
+    It needs every entry from the first. The frames of the closing event are the last ones. With ``has_ids``, frames
+    have ids, except the last one, ``[DONE]``; for a reader that reconnects, those up to the position ``after`` are
+    counted but not returned.
     """
 
     def __init__(
@@ -105,15 +107,17 @@ class ChunkEncoder:
         frames = self._frames(event)
         if not frames:
             return b""
-        written = [
-            sse.frame(data, entry.position, part) if self._has_ids else sse.data_frame(data)
-            for part, data in enumerate(frames)
-            if (entry.position, part) > self._after
-        ]
+        written = self._with_ids(frames, entry.position) if self._has_ids else sse.data_frames(frames)
         # All of them have frames.
-        if isinstance(event, Completed | Failed | Cancelled):
-            written.append(sse.DONE)
-        return b"".join(written)
+        return written + sse.DONE if type(event) in _CLOSING else written
+
+    def _with_ids(self, frames: Sequence[bytes], position: int) -> bytes:
+        """Return the frames of the entry at a position as events, those that the reader does not have."""
+        return b"".join(
+            sse.frame(data, position, part)
+            for part, data in enumerate(frames)
+            if (position, part) > self._after
+        )
 
     def encode_batch(self, entries: Sequence[Entry]) -> bytes:
         """Return the frames of successive entries, faster than one by one if all of them are text."""
@@ -162,14 +166,14 @@ class ChunkEncoder:
         # The most frequent events first.
         match event:
             case TextDelta():
-                return [*self._role(content=""), self._text(event)]
+                text = self._text(event)
+                return [text] if self._has_role else [*self._role(content=""), text]
             case ModelCalled() | Handoff():
                 self._joints.pause()
             case Started() | ReasoningDelta() | AgentSpeaking():
                 pass
             case Completed():
-                reason = finish_reason_for(event.finish_reason, self._options)
-                return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
+                return self._end(finish_reason_for(event.finish_reason, self._options), event)
             case RefusalDelta():
                 self._refused = True
                 return [*self._role(content=None, refusal=""), self._refusal(event)]
@@ -193,7 +197,7 @@ class ChunkEncoder:
             case Cancelled():
                 # A truncated tool call must not look complete.
                 if event.reason == "requested" and not self._called:
-                    return [*self._role(content=""), *self._end("stop", event)]
+                    return self._end("stop", event)
                 return [envelope(stream_error(failure_of(event, ran=self._ran_tools)))]
         return []
 
@@ -257,7 +261,9 @@ class ChunkEncoder:
         return self._argument_piece(index, "{}")
 
     def _end(self, reason: FinishReason, closing: Completed | Cancelled) -> list[bytes]:
-        frames = []
+        frames = [] if self._has_role else self._role(content="")
+        if self._open_call is not None:
+            frames += self._close_call()
         if self._needs_content and not (self._joints.has_text or self._refused or self._called):
             frames.append(self._chunk(Delta(content="")))
         finish = self._head + b"{}" + self._tails.finish % reason.encode()

@@ -8,7 +8,7 @@ frame is the position of its turn event; further frames of the same event have t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from proxy.errors import InvalidRequest
 
@@ -53,6 +53,12 @@ def pieces(text: str, size: int = 4000) -> Iterator[str]:
 
 def data_frame(data: bytes) -> bytes:
     """Return one event without an id; ``data`` is JSON text."""
+    return b"data: %b\n\n" % (data if data.isascii() else one_line(data))
+
+
+def data_frames(parts: Iterable[bytes]) -> bytes:
+    """Return several events without ids, each of whose ``parts`` is JSON text."""
+    data = b"\n\ndata: ".join(parts)
     return b"data: %b\n\n" % (data if data.isascii() else one_line(data))
 
 
