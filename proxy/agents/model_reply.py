@@ -240,13 +240,8 @@ class _ReplyReceiver:
                     tools = client_tools_of(self._agent, self._state)
                     self._client_names = {tool.name for tool in tools} if tools else ()
                 _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
-            case RefusalDelta():
-                reply.refusal.append(delta.text)
+            case ReasoningDelta():
                 events.append(delta)
-            case ReasoningDelta() | ParametersIgnored():
-                events.append(delta)
-            case UsagePiece():
-                call.usage = delta.usage
             case Finished():
                 reply.finish_reason = delta.reason
                 call.usage, call.cost = delta.usage, delta.cost
@@ -254,6 +249,13 @@ class _ReplyReceiver:
                 call.name = delta.model or call.name
                 if self._traced.is_recording:
                     record_reply(self._traced, delta, reply.text, reply.calls)
+            case UsagePiece():
+                call.usage = delta.usage
+            case RefusalDelta():
+                reply.refusal.append(delta.text)
+                events.append(delta)
+            case ParametersIgnored():
+                events.append(delta)
             case TextDelta() | RemoteEvent():
                 pass
 

@@ -114,9 +114,9 @@ def closed(chain: list[Message]) -> list[Message]:
     while at < len(chain):
         message = chain[at]
         at += 1
-        if isinstance(message, ToolMessage):
+        if type(message) is ToolMessage:
             continue
-        if not isinstance(message, AssistantMessage):
+        if type(message) is not AssistantMessage:
             complete.append(message)
             continue
         while message.tool_calls and at < len(chain) and (further := _further_calls(chain[at])):
@@ -125,7 +125,7 @@ def closed(chain: list[Message]) -> list[Message]:
             message = msgspec.structs.replace(message, tool_calls=[*message.tool_calls, *further])
             at += 1
         results: dict[str, ToolMessage] = {}
-        while at < len(chain) and isinstance(result := chain[at], ToolMessage):
+        while at < len(chain) and type(result := chain[at]) is ToolMessage:
             results.setdefault(result.tool_call_id, result)
             at += 1
         complete.append(message)
@@ -137,7 +137,7 @@ def closed(chain: list[Message]) -> list[Message]:
 
 def _further_calls(message: Message) -> list[ToolCall | CustomToolCall] | None:
     """Return the calls of a message that contains nothing else."""
-    return message.tool_calls if isinstance(message, AssistantMessage) and not text_of(message) else None
+    return message.tool_calls if type(message) is AssistantMessage and not text_of(message) else None
 
 
 def assistant_message(text: str, refusal: str, calls: Sequence[ToolCall]) -> AssistantMessage:

@@ -177,12 +177,12 @@ class AgentTeam:
                     if self._records_handoffs:
                         self._return_control(state)
                     return TeamOutcome(finish_reason)
+                case AgentHandedOff():
+                    continue
                 case ToolResultsPending(pending):
                     return TeamOutcome("tool_calls", pending)
                 case ApprovalPending(requests):
                     return TeamOutcome("stop", approvals=requests)
-                case AgentHandedOff():
-                    continue
 
     def _return_control(self, state: TurnState) -> None:
         """Make the agent active again that handed over with ``return``, after the answer of its target."""

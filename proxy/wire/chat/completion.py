@@ -122,10 +122,10 @@ class CompletionBuilder:
                 self._text.append(self._joints.join(event.text))
                 if event.logprobs is not None:
                     self._logprobs.extend(event.logprobs)
+            case Started() | ReasoningDelta():
+                pass
             case ModelCalled() | Handoff():
                 self._joints.pause()
-            case Started() | ReasoningDelta() | AgentSpeaking():
-                pass
             case Completed():
                 self._answer = self._completion(finish_reason_for(event.finish_reason, self._options), event)
             case RefusalDelta():
@@ -145,6 +145,7 @@ class CompletionBuilder:
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
             ):
                 pass
             case Failed():

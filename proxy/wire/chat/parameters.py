@@ -72,7 +72,8 @@ def check_combinations(body: ChatBody) -> None:
     if body.moderation is not None:
         raise unsupported_parameter("moderation", "is not supported with this model.")
     if (
-        isinstance(body.response_format, JsonSchemaFormat)
+        body.response_format is not None
+        and isinstance(body.response_format, JsonSchemaFormat)
         and body.response_format.json_schema.schema is not None
     ):
         check_depth(body.response_format.json_schema.schema, "response_format.json_schema.schema")

@@ -168,10 +168,10 @@ class ChunkEncoder:
             case TextDelta():
                 text = self._text(event)
                 return [text] if self._has_role else [*self._role(content=""), text]
+            case ReasoningDelta() | Started():
+                pass
             case ModelCalled() | Handoff():
                 self._joints.pause()
-            case Started() | ReasoningDelta() | AgentSpeaking():
-                pass
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
             case RefusalDelta():
@@ -190,6 +190,7 @@ class ChunkEncoder:
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
             ):
                 pass
             case Failed():
