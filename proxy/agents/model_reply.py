@@ -138,6 +138,8 @@ async def _stream_reply(
             async for batch in batches:
                 if not receiver.take(batch):
                     await state.sink.drain()
+                if call.is_finished:
+                    break
                 # Not held while the next ones are waited for.
                 del batch
                 while forward is not None and not await forward(receiver.take, receiver.open_relay):
@@ -172,6 +174,8 @@ class _ModelCall(Struct):
     cost: float | None = None
     began: float = field(default_factory=time.monotonic)
     has_begun: bool = False
+    is_finished: bool = False
+    """Whether the last delta came."""
     is_repeated: bool = False
 
 
@@ -243,6 +247,7 @@ class _ReplyReceiver:
             case ReasoningDelta():
                 events.append(delta)
             case Finished():
+                call.is_finished = True
                 reply.finish_reason = delta.reason
                 call.usage, call.cost = delta.usage, delta.cost
                 reply.provider_state = delta.state

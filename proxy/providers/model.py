@@ -71,9 +71,9 @@ class ModelRequest(Struct, frozen=True):
     parameters: Parameters = field(default_factory=Parameters)
     team: str = ""
     agent: str = ""
-    states: Mapping[str, ProviderState] = field(default_factory=lambda: NO_STATES)
+    states: Mapping[str, ProviderState] = NO_STATES
     """Provider state of assistant messages, by the id of the first tool call of each."""
-    text_states: Mapping[int, ProviderState] = field(default_factory=lambda: NO_STATES)
+    text_states: Mapping[int, ProviderState] = NO_STATES
     """Provider state of assistant messages without calls, by ``id()`` of the message."""
     requested: frozenset[str] = frozenset()
     """Names of the parameters that the caller set; the others come from the team file."""
@@ -82,7 +82,7 @@ class ModelRequest(Struct, frozen=True):
     with ``ParametersIgnored``."""
     cacheable: CacheableLayout | None = None
     """The same request in a form that keeps the provider's prompt cache, for models that accept it."""
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = _NO_HEADERS
     """Headers of this request, for models over HTTP."""
     allowed_tools: Sequence[str] = ()
     """The names of ``tools`` that may be called; empty for all."""

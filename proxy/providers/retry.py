@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -28,6 +29,7 @@ from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest, Take, forward_of
 from proxy.providers.span import record_attempt, record_first_chunk
 from proxy.teamfiles.definitions import Price
+from proxy.tracing import is_traced
 from proxy.turns.text_relay import OpenRelay
 
 logger = logging.getLogger(__name__)
@@ -57,9 +59,9 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
     """Gives a number from 0 to 1, for the jitter."""
-    observe: Callable[[str, str, int], object] = lambda model, outcome, attempt: None
-    """Receives every attempt: the model's name, ``ok`` or the label of a failure, and its number, from 1 for each model
-    of a call."""
+    observe: Callable[[str, str, int], object] | None = None
+    """Receives every attempt, if it is set: the model's name, ``ok`` or the label of a failure, and its number, from 1
+    for each model of a call."""
 
 
 class AttemptingModel:
@@ -75,11 +77,8 @@ class AttemptingModel:
         """``candidates`` in the order in which they are asked; at least one."""
         self._candidates = tuple(candidates)
         self._policy = policy or RetryPolicy()
-
-    @property
-    def name(self) -> str:
+        self.name = self._candidates[0].model.name
         """The first model's name."""
-        return self._candidates[0].model.name
 
     @property
     def abilities(self) -> Abilities:
@@ -117,7 +116,12 @@ class _Attempts:
         """The name of the model that answers, when it is not the first."""
         self._price: Price | None = None
 
-    async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
+    def __aenter__(self) -> Coroutine[Any, Any, AsyncIterator[Sequence[ModelDelta]]]:
+        # Plain function: a model without fallbacks needs no coroutine in between.
+        first, *fallbacks = self._candidates
+        return self._ask(first) if not fallbacks else self._first_that_answers()
+
+    async def _first_that_answers(self) -> _Attempts:
         first_failure: UpstreamFailed | None = None
         for candidate in self._candidates:
             try:
@@ -134,7 +138,6 @@ class _Attempts:
             else:
                 if candidate is not self._candidates[0]:
                     self._fallback = candidate.model.name
-                self._price = candidate.price
                 return self
         assert first_failure is not None
         raise first_failure
@@ -172,7 +175,7 @@ class _Attempts:
         self._report(candidate, value if isinstance(value, UpstreamFailed) else None, attempt)
         await self._block.__aexit__(kind, value, trace)
 
-    async def _ask(self, candidate: Candidate) -> None:
+    async def _ask(self, candidate: Candidate) -> _Attempts:
         earlier: UpstreamFailed | None = None
         for attempt in range(1, self._policy.attempts + 1):
             try:
@@ -196,8 +199,10 @@ class _Attempts:
             else:
                 candidate.circuit.answered()
                 self._answering = candidate, attempt
-                return
+                self._price = candidate.price
+                return self
             await self._policy.sleep(pause)
+        raise AssertionError("the last attempt has no pause")
 
     async def _attempt(self, candidate: Candidate) -> None:
         request = self._request
@@ -214,7 +219,8 @@ class _Attempts:
         except BaseException as error:
             await block.__aexit__(type(error), error, error.__traceback__)
             raise
-        record_first_chunk(asyncio.get_running_loop().time() - began)
+        if is_traced():
+            record_first_chunk(asyncio.get_running_loop().time() - began)
         self._block, self._batches, self._first = block, batches, first
 
     def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
@@ -230,8 +236,10 @@ class _Attempts:
     def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:
         """Count an attempt, once it has ended, and log it if it failed."""
         outcome = failure.label if failure is not None else "ok"
-        self._policy.observe(candidate.model.name, outcome, attempt)
-        record_attempt(candidate.host, candidate.address, attempt, failure.label if failure else None)
+        if self._policy.observe is not None:
+            self._policy.observe(candidate.model.name, outcome, attempt)
+        if is_traced():
+            record_attempt(candidate.host, candidate.address, attempt, failure.label if failure else None)
         if failure is None:
             return
         facts: dict[str, object] = {"host": candidate.host} if candidate.host else {}

@@ -30,14 +30,17 @@ class Response:
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
-        """By lower-case name; of a name that comes twice, the first counts."""
+        self.fields: dict[bytes, bytes] = {}
+        """Headers by lower-case name; of a name that comes twice, the first counts."""
         self.is_complete = False
         self.is_over = False
         """Whether nothing more will come: the response is complete, or has failed."""
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._head_bytes = 0
+        self._received: dict[bytes, bytes] = {}
+        """Headers as they came, and those of a trailer."""
+        self.on_header = self._received.setdefault
+        """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
         self._parsed_bytes = 0
         """Bytes of the network since the last piece of the body."""
         self._has_head = False
@@ -59,6 +62,11 @@ class Response:
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     # --- for who asked ---
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The decoded headers."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()}
 
     async def head(self) -> None:
         """Return as soon as status and headers are known; otherwise the response is released.
@@ -175,7 +183,9 @@ class Response:
             on_news()
         else:
             self.is_between_chunks = False
-            self._wake()
+            # As ``_wake``, without the call.
+            if (waiter := self._waiter) is not None and not waiter.done():
+                waiter.set_result(None)
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""
@@ -190,7 +200,7 @@ class Response:
         self._connection.abort()
 
     def _is_framed(self) -> bool:
-        return "content-length" in self.headers or "transfer-encoding" in self.headers
+        return b"content-length" in self.fields or b"transfer-encoding" in self.fields
 
     # --- for the parser ---
 
@@ -199,21 +209,18 @@ class Response:
         if self.is_complete:
             raise ConnectionBroken
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or one of the trailer."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _HEAD_BYTES:
-            raise ConnectionBroken
-        if not self._has_head:
-            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-
     def on_headers_complete(self) -> None:
         """Take the end of a head; one of an interim response is forgotten."""
         assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:
-            self.headers.clear()
+            self._received.clear()
         elif not self._has_head:
+            names, values = b"\n".join(self._received).lower(), [*self._received.values()]
+            if len(names) + sum(map(len, values)) > _HEAD_BYTES:
+                raise ConnectionBroken
+            # Backwards, so that the first of a name remains.
+            self.fields = dict(zip(names.split(b"\n")[::-1], values[::-1], strict=False))
             self.status = status
             self._has_head = True
 

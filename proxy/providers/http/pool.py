@@ -125,7 +125,7 @@ class HttpSession(Owner):
         if self._max_per_host is not None:
             await self._reserve(place, self._max_per_host, connect)
         if (used := self._take(place)) is not None:
-            response = self._asked(used, request)
+            response = used.ask(request)
             try:
                 await response.head()
             except TRANSPORT_ERRORS:
@@ -141,17 +141,12 @@ class HttpSession(Owner):
         except BaseException:
             self._free(place)
             raise
-        response = self._asked(connection, request)
+        response = connection.ask(request)
         try:
             await response.head()
         except TRANSPORT_ERRORS:
             raise UpstreamUnreachable("broken", is_retryable=True) from None
         return response
-
-    def _asked(self, connection: Connection, request: bytes) -> Response:
-        if self._max_per_host is not None:
-            self._busy.add(connection)
-        return connection.ask(request)
 
     # --- limit of concurrent requests ---
 
@@ -238,6 +233,8 @@ class HttpSession(Owner):
             # The newest is the least likely to be closed by the other side just now.
             connection = idle.pop()
             if connection.is_open:
+                if self._max_per_host is not None:
+                    self._busy.add(connection)
                 return connection
         return None
 
@@ -284,6 +281,8 @@ class HttpSession(Owner):
         if not connection.is_open:
             raise UpstreamUnreachable("broken", is_retryable=True)
         self._places[connection] = place
+        if self._max_per_host is not None:
+            self._busy.add(connection)
         return connection
 
     async def _resolved(self, host: str, port: int) -> Addresses:

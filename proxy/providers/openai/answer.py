@@ -170,12 +170,12 @@ class ProviderAnswer:
         self._start = self._reason_deadline = None
         self._ignored = tuple(dict.fromkeys((*self._ignored, *accepted.ignored)))
         self._defers_form = accepted.defers_form
-        encoding = response.headers.get("content-encoding", "identity")
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if encoding.lower() != "identity":
+        encoding = response.fields.get(b"content-encoding", b"identity")
+        kind = response.fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if encoding.lower() != b"identity":
             response.release()
             raise UpstreamProtocolError("protocol")
-        if kind == "text/html":
+        if kind == b"text/html":
             # The page of a gateway whose provider is gone.
             response.release()
             raise UpstreamFailed("status_5xx", is_retryable=True)

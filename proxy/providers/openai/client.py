@@ -60,6 +60,8 @@ class OpenAIWireModel:
             ConfigurationError: The key or a header has characters that cannot be sent.
         """
         self._definition = definition
+        self.name = definition.model
+        """The model's name at its provider."""
         self._session = session
         self._limits = limits or ModelLimits()
         self._endpoints = {
@@ -74,11 +76,6 @@ class OpenAIWireModel:
         """What provider state is bound to."""
         self._accepts_cacheable: bool | None = None
         """Whether system messages may follow other messages; None until a request has shown it."""
-
-    @property
-    def name(self) -> str:
-        """The model's name at its provider."""
-        return self._definition.model
 
     @property
     def wire(self) -> Wire:
@@ -179,7 +176,8 @@ class OpenAIWireModel:
             if response.status < 300:
                 if wire != first:
                     self._switch(wire)
-                self._learn_confirmed(adaptations)
+                if adaptations.found:
+                    self._learn_confirmed(adaptations)
                 return self._accepted(request, response, outgoing, wire, adaptations.current)
             error = await error_body(response)
             failure = self._failure(request, response, error, outgoing)
@@ -241,7 +239,7 @@ class OpenAIWireModel:
         return {Reshaping.NO_STATE: False} if has_state(request, self.provider) else {}
 
     def _learn_confirmed(self, adaptations: CallAdaptations) -> None:
-        for rejection, found in adaptations.confirmed():
+        for rejection, found in adaptations.found:
             self._learn(rejection, found)
 
     def _learn(self, rejection: Rejection, adaptations: Iterable[Adaptation]) -> None:

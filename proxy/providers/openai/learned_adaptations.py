@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec import Struct
 
 from proxy.providers.openai.adaptation import Adaptation
 from proxy.providers.openai.rejection import Rejection
@@ -46,31 +48,28 @@ class LearnedAdaptations:
         return new
 
 
-class CallAdaptations:
+class CallAdaptations(Struct):
     """Adaptations in one call: those learned before, and those found from its rejections.
 
     An error can quote the caller's text, and name a field there. Therefore what was found applies to other calls only
     if the provider accepts the request with it, and does not report the same error again.
     """
 
-    def __init__(self, learned: Collection[Adaptation]) -> None:
-        self.current = frozenset(learned)
-        self._found: list[tuple[Rejection, list[Adaptation]]] = []
+    current: frozenset[Adaptation]
+    """Those learned before, at first."""
+    found: list[tuple[Rejection, list[Adaptation]]] = []
+    """What other calls need too, with its reasons, if the provider accepts the request."""
 
     def add(self, rejection: Rejection, changes: Mapping[Adaptation, bool]) -> bool:
         """Add what may get the request accepted; return whether any of it is new.
 
         The value of ``changes`` is whether it can apply to other calls.
         """
-        if self._found and rejection.is_repetition_of(self._found[-1][0]):
+        if self.found and rejection.is_repetition_of(self.found[-1][0]):
             # The change before did not help.
-            self._found.pop()
+            self.found.pop()
         new = changes.keys() - self.current
         self.current |= new
         if new:
-            self._found.append((rejection, [one for one in changes if one in new and changes[one]]))
+            self.found.append((rejection, [one for one in changes if one in new and changes[one]]))
         return bool(new)
-
-    def confirmed(self) -> list[tuple[Rejection, list[Adaptation]]]:
-        """Return what other calls need too, with its reasons, after the provider accepted the request."""
-        return self._found

@@ -152,13 +152,12 @@ class PassthroughAnswer:
             raise UpstreamTimeout("timeout_first") from None
         self._response = response
         self.status = response.status
-        self.upstream_request_id = response.headers.get("x-request-id", "")[:100]
+        headers = response.headers
+        self.upstream_request_id = headers.get("x-request-id", "")[:100]
         self.headers = [
-            (name.encode(), value.encode("latin-1"))
-            for name in _SAFE_HEADERS
-            if (value := response.headers.get(name))
+            (name.encode(), value.encode("latin-1")) for name in _SAFE_HEADERS if (value := headers.get(name))
         ]
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if response.status >= 300:
             self._whole = await self._refusal(response)
             return

@@ -184,8 +184,9 @@ class AnswerReader:
                         self._has_only_whole = False
                         chunk = repaired(data)
                     self._last_chunk = chunk
+                    before = len(deltas)
                     self._chunk(chunk, deltas)
-                    if at < count and deltas and type(deltas[-1]) is TextDelta:
+                    if at < count and len(deltas) > before and type(deltas[-1]) is TextDelta:
                         at += self._add_repeated(chunk, events[at : at + _MOST_COMPARED], deltas)
                     continue
                 self._event(name, data, deltas)

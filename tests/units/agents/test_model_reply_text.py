@@ -37,3 +37,14 @@ async def test_text_of_one_read_is_one_event_if_the_answer_is_not_streamed(
 
     assert [event.text for event in sink.events if isinstance(event, TextDelta)] == texts
     assert [item.message.content for item in turn.items] == ["Hello"]
+
+
+async def test_a_finished_answer_is_not_read_any_further() -> None:
+    model = ScriptedModel([TextDelta("Hello"), Finished("stop"), AssertionError("read behind the end")])
+    team, sink = await team_of(agent("triage", model)), RememberingSink()
+    turn = turn_of(UserMessage("Hi"), agent="triage")
+
+    await team.answer(turn, sink)
+
+    assert [item.message.content for item in turn.items] == ["Hello"]
+    assert model.open == 0

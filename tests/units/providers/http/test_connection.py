@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.errors import UpstreamUnreachable
-from proxy.providers.http.connection import HIGH_WATER, Connection, ConnectionBroken, Response
+from proxy.providers.http.connection import HIGH_WATER, Connection, ConnectionBroken, Owner, Response
 from proxy.providers.http.pool import Addresses, Endpoint, HttpSession
 from proxy.providers.http.url import HttpUrl
 from tests.server import free_port
@@ -291,6 +291,48 @@ async def test_a_trailer_that_does_not_end_is_limited(http_session: HttpSession)
             with pytest.raises(ConnectionBroken):
                 await response.read()
         response.release()
+
+
+async def test_headers_are_those_of_the_final_head_and_the_first_of_a_name_counts(
+    http_session: HttpSession,
+) -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\nX-Name: early\r\n\r\n"
+    names = b"X-Name: one\r\nTransfer-Encoding: chunked\r\nx-name: two\r\nX-Name: three\r\nx-byte: \xe9\r\n"
+    head = b"HTTP/1.1 200 OK\r\n%b\r\n" % names
+    body = b"2\r\nok\r\n0\r\nx-trailer: t\r\nx-name: four\r\n\r\n"
+    async with provider(says(early + head + body)) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        assert await whole(response) == b"ok"
+
+    assert response.headers == {"x-name": "one", "transfer-encoding": "chunked", "x-byte": "é"}
+    assert response.fields == {b"x-name": b"one", b"transfer-encoding": b"chunked", b"x-byte": b"\xe9"}
+
+
+class FakeTransport(asyncio.Transport):
+    """A transport that is written to and closed."""
+
+    is_aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.mark.parametrize("field", [b"x-name: %b\r\n", b"%b: x\r\n"], ids=["value", "name"])
+async def test_a_head_is_limited_even_if_a_body_follows_at_once(field: bytes) -> None:
+    connection, transport = Connection(Owner()), FakeTransport()
+    connection.connection_made(transport)
+    response = connection.ask(b"request")
+
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\n%bcontent-length: 2\r\n\r\nok" % (field % (b"x" * 64 * 1024))
+    )
+
+    with pytest.raises(ConnectionBroken):
+        await response.head()
+    assert transport.is_aborted
 
 
 async def test_a_new_connection_without_an_answer_is_not_replaced(http_session: HttpSession) -> None:
