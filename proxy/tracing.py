@@ -13,7 +13,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any
@@ -137,8 +137,21 @@ class TraceSpan:
 
 UNRECORDED = TraceSpan(None)
 """A span that is not recorded."""
-NO_SPAN: AbstractContextManager[TraceSpan] = nullcontext(UNRECORDED)
-"""The block of a span that is not recorded."""
+
+
+class _NoBlock(AbstractContextManager[TraceSpan]):
+    """The block of a span that is not recorded. Static methods: waiting coroutines hold no bound ``__exit__`` of it."""
+
+    @staticmethod
+    def __enter__() -> TraceSpan:
+        return UNRECORDED
+
+    @staticmethod
+    def __exit__(*_: object) -> None:
+        pass
+
+
+NO_SPAN = _NoBlock()
 
 
 def is_traced() -> bool:

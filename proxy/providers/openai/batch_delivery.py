@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import copy_context
-from functools import partial
 
 from proxy.events import TextBatch
 from proxy.providers.http.connection import HIGH_WATER, Response
@@ -64,7 +63,7 @@ class BatchDelivery:
             UpstreamFailed: The provider reported an error, or the data is invalid.
         """
         self._response.observes_chunks = self._open_relay is not None
-        self._response.on_news = partial(self._context.run, self._read)
+        self._response.on_news = self._read_in_context
         self._alarm.set(self._loop.time() + self._idle)
         try:
             self._read()
@@ -78,6 +77,9 @@ class BatchDelivery:
             if self._end.done() and not self._end.cancelled():
                 # A task that was cancelled in the meantime does not retrieve it.
                 self._end.exception()
+
+    def _read_in_context(self) -> None:
+        self._context.run(self._read)
 
     def _read(self) -> None:
         end, response, reader = self._end, self._response, self._reader

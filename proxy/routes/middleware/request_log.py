@@ -26,6 +26,38 @@ API_VERSION = b"2020-10-01"
 OnEnd = Callable[[str, int, str], None]
 
 
+class _Sender:
+    """Sends the messages of one response, with the headers of all responses.
+
+    An object and not a function, which would hold a cell for each variable while a stream waits.
+    """
+
+    __slots__ = ("_facts", "_request_id", "_send", "started", "status")
+
+    def __init__(self, send: Send, request_id: str, facts: dict[str, object]) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._facts = facts
+        self.started = time.monotonic()
+        self.status = 0
+        """The status of the response; 0 before it starts, 101 for an accepted WebSocket."""
+
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def __call__(self, message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+            self.status = self._facts["status"] = message.get("status", 101)
+            milliseconds = int((time.monotonic() - self.started) * 1000)
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self._request_id.encode()),
+                (b"openai-version", API_VERSION),
+                (b"openai-processing-ms", b"%d" % milliseconds),
+                (b"vary", b"Origin"),
+            ]
+        return self._send(message)
+
+
 class RequestContext:
     """Gives each request an id (``scope["state"]["request_id"]``) and logs its result without message contents.
 
@@ -58,36 +90,18 @@ class RequestContext:
         REQUEST_ID.set(request_id)
         if self._is_traced:
             accept_trace_context(scope["headers"])
-        started = time.monotonic()
-        status = 0
-
-        # Plain function: a coroutine would add a frame to every streamed chunk.
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            nonlocal status
-            kind = message["type"]
-            if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
-                status = facts["status"] = message.get("status", 101)
-                milliseconds = int((time.monotonic() - started) * 1000)
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"openai-version", API_VERSION),
-                    (b"openai-processing-ms", b"%d" % milliseconds),
-                    (b"vary", b"Origin"),
-                ]
-            return send(message)
-
+        sender = _Sender(send, request_id, facts)
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, sender)
         except asyncio.CancelledError:
             facts["outcome"] = "cancelled"
             raise
         except Exception:
-            if status < 400 and scope["type"] == "http":
+            if sender.status < 400 and scope["type"] == "http":
                 facts["outcome"] = InternalTurnError.code
             raise
         finally:
-            self._end(scope, facts, status, time.monotonic() - started)
+            self._end(scope, facts, sender.status, time.monotonic() - sender.started)
 
     def _end(self, scope: Scope, facts: dict[str, object], status: int, seconds: float) -> None:
         if self._ended is not None:
