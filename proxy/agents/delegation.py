@@ -27,7 +27,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.tools.port import ToolContext
-from proxy.turns.contract import Recorder
+from proxy.turns.recorder import Recorder
 from proxy.turns.turn import ApprovalContinuation, ApprovedCallLog, ContinuationCall, Turn
 
 WAITING_FOR_APPROVAL = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from proxy.errors import CompletionNotFound, IdempotencyConflict
 from proxy.events import Entry, decode_journal
@@ -74,7 +75,7 @@ class ExistingTurns:
                 live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
                 replay(record, live, is_observer=is_observer)
                 if record.journal:
-                    live.load = stored_log(self._history, record.caller, record.id)
+                    live.load = partial(stored_log, self._history, record.caller, record.id)
         return TurnHandle(
             live=live,
             turn_id=record.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -24,13 +24,13 @@ from proxy.events import (
 )
 from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
-from proxy.turns.contract import Recorder, TeamOutcome
-from proxy.turns.live import LiveTurn, StopReason
+from proxy.turns.contract import TeamOutcome
+from proxy.turns.live import CancelReason, LiveTurn
 from proxy.turns.log_reader import TERMINAL_POSITION
+from proxy.turns.recorder import Recorder
 from proxy.turns.records import (
     Begun,
     CompletedTurn,
-    ModelUse,
     NewApproval,
     NewTurn,
     Pause,
@@ -77,6 +77,7 @@ def end_of(
     """Return the end to store. It is history if the turn has an answer, its tools ran, or it has text and was
     cancelled on request.
     """
+    status, error_code = _status_of(closing)
     items = turn.items if outcome is not None else turn.items_so_far()
     log = live.entries
     events, times = [entry.event for entry in log], [entry.time for entry in log]
@@ -91,21 +92,21 @@ def end_of(
     shown = context.resolved.continued + text
     return TurnEnd(
         turn=context.key,
-        status=_status_of(closing),
+        status=status,
         is_history=is_history,
         agent=turn.agent,
         items=items if is_stored else (),
-        uses=[ModelUse(*use) for use in recorder.uses],
+        uses=recorder.uses,
         finished_at=now,
         fingerprint=context.resolved.transcript.answer(shown, is_call=bool(pending)) if is_history else None,
         last_answer=digest,
         pending=pending,
         finish_reason=outcome.finish_reason if outcome is not None else None,
-        error_code=_code_of(closing),
+        error_code=error_code,
         journal=encode_journal([*events, closing], [*times, now], live.takeovers) if is_stored else b"",
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
-        pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
+        pause=_pause(turn, context, outcome) if is_stored and outcome and outcome.approvals else None,
         took_up=context.resolved.parent if context.continues_approvals else None,
         keeps_key=has_answer or turn.ran_effects,
         ran_effects=turn.ran_effects,
@@ -168,9 +169,7 @@ def step_turn(step: Step, following: NewTurn, turn_id: str) -> CompletedTurn:
     return CompletedTurn(turn, end)
 
 
-def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Pause | None:
-    if not outcome.approvals:
-        return None
+def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Pause:
     approvals = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in outcome.approvals]
     return Pause(approvals, encode_options_of(turn, uses_functions=context.request.uses_functions))
 
@@ -185,36 +184,21 @@ def _answer_digest(
     return last_answer_of(context.resolved.scope, text)
 
 
-def _code_of(closing: ClosingEvent) -> str | None:
+def _status_of(closing: ClosingEvent) -> tuple[TurnStatus, str | None]:
+    """Return the status of a turn, and its error code."""
     match closing:
         case Completed():
-            return None
+            return "completed", None
         case Failed():
-            return closing.code
+            return "failed", closing.code
         case Cancelled():
-            return closing.reason
+            return "cancelled", closing.reason
 
 
-def _status_of(closing: ClosingEvent) -> TurnStatus:
-    match closing:
-        case Completed():
-            return "completed"
-        case Failed():
-            return "failed"
-        case Cancelled():
-            return "cancelled"
-
-
-def stored_log(
-    history: TurnRepository, caller: str, turn_id: str
-) -> Callable[[], Awaitable[Sequence[Entry]]]:
-    """Return a function that reads the log of a turn from the store; empty if it is not there any more."""
-
-    async def load() -> Sequence[Entry]:
-        record = await history.turn(caller, turn_id)
-        return decode_journal(record.journal).entries() if record is not None and record.journal else ()
-
-    return load
+async def stored_log(history: TurnRepository, caller: str, turn_id: str) -> Sequence[Entry]:
+    """Read the log of a turn from the store; empty if it is not there any more."""
+    record = await history.turn(caller, turn_id)
+    return decode_journal(record.journal).entries() if record is not None and record.journal else ()
 
 
 def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:
@@ -283,7 +267,7 @@ def _stored_closing(record: TurnRecord, usage: Usage) -> ClosingEvent:
             return Failed("turn_interrupted", "The worker that ran the turn has ended.", usage)
 
 
-def _reason_of(record: TurnRecord) -> StopReason:
+def _reason_of(record: TurnRecord) -> CancelReason:
     match record.error_code:
         case "client_left" | "shutting_down" as reason:
             return reason

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -263,7 +264,7 @@ class RemoteTurns:
         elif ended is not None:
             replay(ended, live, is_observer=followed.is_observer)
         if record.is_stored:
-            live.load = stored_log(self._history, record.caller, record.id)
+            live.load = partial(stored_log, self._history, record.caller, record.id)
 
     async def _end_of(self, followed: _Followed) -> TurnRecord | None:
         """Wait for the end of a turn and return it as it is stored; None if all events have arrived.

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost
-from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, TextDelta
+from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost, TurnTimeout
+from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Failed, Started, TextDelta
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
 from proxy.service.turn_span import record_closing, start_turn_span
-from proxy.tracing import TraceSpan, Tracing
+from proxy.tracing import Tracing
 from proxy.turns.continued_text import ContinuedText
-from proxy.turns.contract import Recorder, Team, TeamOutcome, run
+from proxy.turns.contract import Team, TeamOutcome
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
+from proxy.turns.recorder import Recorder
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.turn import Turn
@@ -84,8 +86,12 @@ class TurnRunner:
         If the turn is not stored as running yet (``turn.begin``), ``confirm`` or ``withdraw`` has to follow.
         ``restored`` is the log of a turn that was taken over from another worker.
         """
-        run = self._run(live, team, turn, context, restored)
-        live.task = asyncio.get_running_loop().create_task(run, name=turn.id)
+        work: Coroutine[object, object, object]
+        if self._tracing is None:
+            work = self._run(live, team, turn, context, restored)
+        else:
+            work = self._run_traced(self._tracing, live, team, turn, context, restored)
+        live.task = asyncio.get_running_loop().create_task(work, name=turn.id)
         if turn.begin is None:
             live.listener = self._event_log.listener(live)
         self._lives.add(live)
@@ -124,8 +130,21 @@ class TurnRunner:
                 live.stop("shutting_down")
             await asyncio.wait(tasks)
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
+    def _tasks(self) -> list[asyncio.Task[object]]:
         return [live.task for live in self._lives.running() if live.task is not None]
+
+    async def _run_traced(
+        self,
+        tracing: Tracing,
+        live: LiveTurn,
+        team: Team,
+        turn: Turn,
+        context: StoredTurnContext | None,
+        restored: RestoredLog | None,
+    ) -> None:
+        """Do what ``_run`` does, as a span."""
+        with start_turn_span(tracing, team, turn) as traced:
+            record_closing(traced, await self._run(live, team, turn, context, restored))
 
     async def _run(
         self,
@@ -134,31 +153,20 @@ class TurnRunner:
         turn: Turn,
         context: StoredTurnContext | None,
         restored: RestoredLog | None,
-    ) -> None:
+    ) -> ClosingEvent:
+        """Run the team, store the result, then log the closing event, and return it."""
         recorder = _recorder(live, context, restored)
-        with start_turn_span(self._tracing, team, turn) as traced:
-            await self._run_and_store(live, team, turn, context, recorder, traced)
-
-    async def _run_and_store(
-        self,
-        live: LiveTurn,
-        team: Team,
-        turn: Turn,
-        context: StoredTurnContext | None,
-        recorder: Recorder,
-        traced: TraceSpan,
-    ) -> None:
-        """Run the team, store the result, then log the closing event."""
         outcome, closing = await self._answer(live, team, turn, recorder)
         live.seal()
-        await turn.wait_for_begin()
+        if turn.begin is not None:
+            # Not shielded as in ``wait_for_begin``: what cancels a sealed turn has cancelled its begin.
+            await turn.begin
         now = round(self._clock(), 3)
         try:
             if context is not None:
                 closing = await self._store(context, live, turn, closing, outcome, recorder, now)
         finally:
             live.emit(closing, at=now)
-            record_closing(traced, closing)
             try:
                 # Before the log is retired: retiring may discard its entries.
                 if self._observer is not None:
@@ -167,27 +175,44 @@ class TurnRunner:
                 # It refers to the turn: as a cycle, both would wait for the garbage collector.
                 turn.steps = None
                 self._lives.retire(live)
+        return closing
 
     async def _answer(
         self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder
     ) -> tuple[TeamOutcome | None, ClosingEvent]:
-        """Run the team; the outcome is None if the turn failed or was cancelled."""
+        """Run the team within its time limit; the outcome is None if the turn failed or was cancelled.
+
+        Afterwards each call of a tool has an end event.
+        """
+        limit = team.time_limit or self._time_limit
+        timer: asyncio.TimerHandle | None = None
         try:
+            if turn.resumed is None:
+                recorder.emit(Started(turn.id, turn.agent, team.steps))
+            else:
+                recorder.close_open_calls("the worker ended before the tool did")
             if live.stop_reason is not None:
-                if not live.length:
-                    recorder.emit(Started(turn.id, turn.agent, team.steps))
                 raise asyncio.CancelledError
-            outcome = await run(team, turn, recorder, time_limit=team.time_limit or self._time_limit)
+            # Not ``asyncio.timeout``, which takes ten calls: the end of the limit is one more reason to stop.
+            timer = asyncio.get_running_loop().call_later(limit, live.stop, "timed_out")
+            outcome = await team.answer(turn, recorder)
             return outcome, Completed(turn.agent, outcome.finish_reason, recorder.usage)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+            if live.stop_reason == "timed_out":
+                return None, _failure(TurnTimeout(limit), turn, recorder)
             return None, Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
         except ProxyError as error:
-            return None, failed_event(
-                error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get()
-            )
+            return None, _failure(error, turn, recorder)
+        except Exception:
+            logger.exception("turn failed", extra={"turn_id": turn.id})
+            return None, _failure(InternalTurnError(), turn, recorder)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            recorder.close_open_calls()
 
     async def _store(
         self,
@@ -207,7 +232,7 @@ class TurnRunner:
                 await live.watcher.store_departure()
             if await self._history.finish(end_of(context, live, turn, closing, outcome, recorder, now=now)):
                 if context.request.is_stored:
-                    live.load = stored_log(self._history, turn.caller, turn.id)
+                    live.load = partial(stored_log, self._history, turn.caller, turn.id)
                 return closing
             logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
             failure = TurnLeaseLost()
@@ -220,6 +245,10 @@ class TurnRunner:
             with suppress(StoreUnavailable):
                 await self._history.finish(failed_end_of(context, turn, failure, now=now))
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
+
+
+def _failure(error: ProxyError, turn: Turn, recorder: Recorder) -> Failed:
+    return failed_event(error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get())
 
 
 def _recorder(live: LiveTurn, context: StoredTurnContext | None, restored: RestoredLog | None) -> Recorder:

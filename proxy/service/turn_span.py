@@ -5,15 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed
-from proxy.tracing import NO_SPAN, Attribute, TraceSpan, Tracing, turn_span
+from proxy.tracing import Attribute, TraceSpan, Tracing, turn_span
 from proxy.turns.contract import Team
 from proxy.turns.turn import Turn
 
 
-def start_turn_span(tracing: Tracing | None, team: Team, turn: Turn) -> AbstractContextManager[TraceSpan]:
+def start_turn_span(tracing: Tracing, team: Team, turn: Turn) -> AbstractContextManager[TraceSpan]:
     """Return the block of a turn."""
-    if tracing is None:
-        return NO_SPAN
     return turn_span(
         tracing,
         f"invoke_workflow {team.name}",

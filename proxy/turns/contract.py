@@ -1,38 +1,21 @@
-"""Run a team for one turn: order of events, end of open tool calls, time limit.
+"""What a turn asks of a team: a ``Team`` writes events to a ``Sink`` and appends its messages to the ``Turn``.
 
-A ``Team`` writes events to a ``Sink`` and appends its messages to the ``Turn``. The events are in the order that
-``proxy.events`` describes, whatever the team does.
+``service.runner`` and ``turns.recorder`` ensure the order of events that ``proxy.events`` describes, whatever the team
+does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
-from proxy.events import (
-    ContextCompacted,
-    DelegateEvent,
-    Event,
-    ModelCalled,
-    Started,
-    TextBatch,
-    TextDelta,
-    ToolCompleted,
-    ToolFailed,
-    ToolStarted,
-    model_calls,
-)
-from proxy.messages import FinishReason, FunctionTool, Usage
+from proxy.events import Event, ModelCalled
+from proxy.messages import FinishReason, FunctionTool
 from proxy.turns.request import BusyPolicy, DisconnectPolicy, TurnRequest
 from proxy.turns.text_relay import TextRelay
 from proxy.turns.turn import ApprovalRequest, Turn
-
-logger = logging.getLogger(__name__)
 
 
 class TeamOutcome(Struct, frozen=True):
@@ -192,113 +175,3 @@ class NoSink:
 
     async def attended(self) -> None:
         """Return at once."""
-
-
-class Recorder:
-    """A sink between a team and the log. It sums up usage, and ends calls that the team leaves open."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._open: dict[str, ToolStarted] = {}
-        self._uses: dict[tuple[str, str], tuple[int, Usage]] = {}
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of all model calls so far, including failed ones."""
-        usages = [usage for _, usage in self._uses.values()]
-        return usages[0] if len(usages) == 1 else sum(usages, Usage())
-
-    @property
-    def uses(self) -> list[tuple[str, str, int, Usage]]:
-        """Tuples of agent, model, number of calls and usage, in the order of first use."""
-        return [(agent, model, calls, usage) for (agent, model), (calls, usage) in self._uses.items()]
-
-    def restore(self, events: Iterable[Event]) -> None:
-        """Record events that are in the log already."""
-        sink, self._sink = self._sink, NoSink()
-        for event in events:
-            self.emit(event)
-        self._sink = sink
-
-    def emit(self, event: Event) -> None:
-        """Record an event and forward it."""
-        # Most events are text, which has nothing to record.
-        if type(event) is not TextDelta:
-            self._record(event)
-        self._sink.emit(event)
-
-    def emit_batch(self, events: Sequence[Event]) -> bool:
-        """Record events and forward them."""
-        if type(events) is not TextBatch:
-            for event in events:
-                if type(event) is not TextDelta:
-                    self._record(event)
-        return self._sink.emit_batch(events)
-
-    def open_relay(self) -> TextRelay | None:
-        """Return a relay of the sink: text has nothing to record."""
-        return self._sink.open_relay()
-
-    def _record(self, event: Event) -> None:
-        match event:
-            case ModelCalled():
-                self._add_use(event)
-            case ToolStarted():
-                self._open[event.call_id] = event
-            case ToolCompleted() | ToolFailed():
-                self._open.pop(event.call_id, None)
-            case ContextCompacted() | DelegateEvent():
-                for call in model_calls(event):
-                    self._add_use(call)
-            case _:
-                pass
-
-    def _add_use(self, call: ModelCalled) -> None:
-        use = call.agent, call.model
-        usage = call.usage or Usage()
-        if use in self._uses:
-            calls, before = self._uses[use]
-            self._uses[use] = calls + 1, before + usage
-        else:
-            self._uses[use] = 1, usage
-
-    def drain(self) -> Awaitable[None]:
-        """Wait as the sink does."""
-        return self._sink.drain()
-
-    def attended(self) -> Awaitable[None]:
-        """Wait as the sink does."""
-        return self._sink.attended()
-
-    def close_open_calls(self, error: str = "the turn ended before the tool did") -> None:
-        """Emit ``ToolFailed`` for each call without an end."""
-        for call in list(self._open.values()):
-            self.emit(ToolFailed(call.call_id, call.name, error, 0.0))
-
-
-async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> TeamOutcome:
-    """Run the team for at most ``time_limit`` seconds. Afterwards each call has an end event.
-
-    Raises:
-        TurnFailed: Any failure, without internals.
-        CancelledError: The task was cancelled. The team has stopped.
-    """
-    if turn.resumed is None:
-        recorder.emit(Started(turn.id, turn.agent, team.steps))
-    else:
-        recorder.close_open_calls("the worker ended before the tool did")
-    try:
-        async with asyncio.timeout(time_limit) as limit:
-            return await team.answer(turn, recorder)
-    except TimeoutError:
-        if limit.expired():
-            raise TurnTimeout(time_limit) from None
-        logger.exception("turn failed", extra={"turn_id": turn.id})
-        raise InternalTurnError from None
-    except ProxyError:
-        raise
-    except Exception:
-        logger.exception("turn failed", extra={"turn_id": turn.id})
-        raise InternalTurnError from None
-    finally:
-        recorder.close_open_calls()

@@ -18,7 +18,8 @@ from proxy.turns.log_reader import EventLogReader
 from proxy.turns.text_relay import TextRelay
 from proxy.turns.turn_log import TurnLog
 
-StopReason = Literal["client_left", "requested", "shutting_down"]
+CancelReason = Literal["client_left", "requested", "shutting_down"]
+StopReason = CancelReason | Literal["timed_out"]
 HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
 
@@ -99,7 +100,7 @@ class LiveTurn:
         """The key of the conversation in the store, once the turn is stored."""
         self.cancel_on_disconnect = cancel_on_disconnect
         self.stop_reason: StopReason | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[object] | None = None
         self.watcher: Watcher | None = None
         self.is_followed = False
         """Whether the turn has, or had, a reader besides the request that began it."""

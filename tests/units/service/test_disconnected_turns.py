@@ -69,7 +69,7 @@ async def start(
         new = new_turn(conversation=f"conv_{len(tasks)}")
         begun = await history.begin(new)
         live, turn = LiveTurn(new.id), Turn(new.id, "", "alice", "triage", [])
-        live.task = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
+        live.task = asyncio.create_task(asyncio.Event().wait())
         tasks.append(live.task)
         live.emit(Started(new.id, "triage"))
         lives.add(live)

@@ -25,9 +25,10 @@ from proxy.events import (
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, Usage, UserMessage
 from proxy.service.recording import StoredTurnContext, end_of, entries_of, failed_end_of, replay, stored_log
-from proxy.turns.contract import Recorder, TeamOutcome
+from proxy.turns.contract import TeamOutcome
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import TERMINAL_POSITION
+from proxy.turns.recorder import Recorder
 from proxy.turns.records import Begun, ModelUse, NewApproval, TurnEnd, TurnRecord
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import ApprovalRequest, Turn
@@ -289,5 +290,5 @@ async def test_the_log_of_a_deleted_turn_is_empty() -> None:
     begun = await history.begin(new_turn(id="t"))
     await history.finish(the_end(begun.turn, journal=JOURNAL))
 
-    assert len(await stored_log(history, "alice", "t")()) == 3
-    assert await stored_log(history, "alice", "other")() == ()
+    assert len(await stored_log(history, "alice", "t")) == 3
+    assert await stored_log(history, "alice", "other") == ()

@@ -408,6 +408,27 @@ async def test_cancel_reason_is_stored(reason: StopReason) -> None:
     assert (record.status, record.error_code) == ("cancelled", reason)
 
 
+async def test_turn_fails_at_its_time_limit() -> None:
+    history = MemoryHistory()
+    team = await team_of(agent("triage", ScriptedModel([TextDelta("Hel"), asyncio.Event()])))
+    service = TurnService(
+        OneTeam(team),
+        history,
+        approvals=MemoryApprovals(history),
+        policy=Policy(turn_time_limit=0.01),
+        clock=Clock(),
+    )
+
+    opened = await service.open(ASK)
+    failed = await end_of(opened)
+
+    assert (failed.code, opened.live.stop_reason) == ("turn_timeout", "timed_out")
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert (record.status, record.error_code) == ("failed", "turn_timeout")
+    assert not opened.live.stop("requested")
+
+
 async def test_listener_wakes_immediately_when_a_turn_begins_in_this_worker() -> None:
     history = MemoryHistory()
     begun = await history.begin(new_turn(caller="c", id="t1"))

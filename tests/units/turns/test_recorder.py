@@ -12,8 +12,9 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.turns.contract import Recorder
 from proxy.turns.live import LiveTurn
+from proxy.turns.recorder import Recorder
+from proxy.turns.records import ModelUse
 
 
 def test_usage_is_summed_by_agent_and_model_in_the_order_of_first_use() -> None:
@@ -28,9 +29,9 @@ def test_usage_is_summed_by_agent_and_model_in_the_order_of_first_use() -> None:
         recorder.emit(event)
 
     assert recorder.uses == [
-        ("triage", "large", 2, Usage(prompt=11, completion=22)),
-        ("sales", "large", 1, Usage()),
-        ("sales", "small", 1, Usage(prompt=100, completion=10)),
+        ModelUse("triage", "large", 2, Usage(prompt=11, completion=22)),
+        ModelUse("sales", "large", 1, Usage()),
+        ModelUse("sales", "small", 1, Usage(prompt=100, completion=10)),
     ]
     assert recorder.usage == Usage(prompt=111, completion=32)
 
