@@ -212,17 +212,17 @@ def add_postgresql_conditions() -> None:
 _of = turns.c
 # It also finds the running turns of a worker: it has only those that run, in all workers.
 _index("ix_turns_running", _of.conversation, _of.slot, where="status = 'running'", unique=True)
-_index("ix_turns_fingerprint", _of.fingerprint, _of.key, where="fingerprint IS NOT NULL")
-_index("ix_turns_last_answer", _of.last_answer, _of.key, where="last_answer IS NOT NULL")
+_index("ix_turns_conversation_key", _of.conversation, _of.key)
+# With the conversation in the middle, one index finds the turns of all conversations and of one.
+for _column in (_of.fingerprint, _of.last_answer):
+    _index(
+        f"ix_turns_{_column.name}_conversation_key",
+        _column,
+        _of.conversation,
+        _of.key,
+        where=f"{_column.name} IS NOT NULL",
+    )
 _index("ix_turns_input", _of.input_fingerprint, _of.key, where="input_fingerprint IS NOT NULL")
-_index("ix_turns_conversation_fingerprint", _of.conversation, _of.fingerprint, _of.key)
-_index(
-    "ix_turns_conversation_last_answer",
-    _of.conversation,
-    _of.last_answer,
-    _of.key,
-    where="last_answer IS NOT NULL",
-)
 _index("ix_turns_body_digest", _of.caller, _of.body_digest, _of.key, where="body_digest IS NOT NULL")
 _index("ix_turns_listed", _of.caller, _of.key, where="is_listed")
 

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    case,
     exists,
     func,
     literal_column,
@@ -31,7 +30,7 @@ BY_INPUT = 32
 PENDING_PER_ID = 100
 """Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
 MAX_EQUAL = 100
-"""Number of older turns with the same fingerprint that are read; with more, none of them is unique."""
+"""Number of turns with the same fingerprint that are compared: those of the newest conversations."""
 
 
 def by_body(record: Select[Any]) -> Select[Any]:
@@ -133,26 +132,35 @@ def _keys_of_chain() -> CTE:
     return chain.union_all(select(of.key, of.parent).join(chain, of.key == chain.c.parent))
 
 
-def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
-    """Select the fields of ``TurnMatch`` in its order."""
+def _place(column: Column[Any], *, is_within: bool) -> Select[Any]:
+    """Select the fields of ``TurnMatch`` in its order, of turns that are found by this column."""
+    is_unique = true() if is_within else _is_unique(column)
     return select(
         turns.c.key, turns.c.conversation, _conversation_id(), turns.c.agent, turns.c.fingerprint, is_unique
     )
 
 
+def _newest_key(column: str, value: ColumnElement[Any], *, is_within: bool, outside: Any) -> Any:
+    """Select the key of the newest turn with this value of a column, which is indexed with conversation and key.
+
+    Without a conversation, it is the newest of ``MAX_EQUAL`` turns, which are read from the index alone. ``outside`` is
+    the table of ``value``.
+    """
+    of = newest_turns.c
+    found = select(of.key).where(*_conditions(of, of[column] == value, is_within=is_within))
+    if is_within:
+        return found.order_by(of.key.desc()).limit(1).scalar_subquery()
+    newest = found.order_by(of.conversation.desc(), of.key.desc()).limit(MAX_EQUAL)
+    return select(func.max(newest.correlate(outside).subquery("newest_keys").c.key)).scalar_subquery()
+
+
 def places(dialect: str, *, is_within: bool) -> Select[Any]:
     """Select the newest ``TurnMatch`` of each fingerprint."""
-    # A subselect that stops at its first row: its cost does not depend on how many turns have the fingerprint.
-    wanted, newest = listed(dialect, "wanted"), newest_turns
-    newest_key = (
-        select(newest.c.key)
-        .where(*_conditions(newest.c, newest.c.fingerprint == wanted.c.value, is_within=is_within))
-        .order_by(newest.c.key.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    is_unique = _is_unique(turns.c.fingerprint, is_within=is_within)
-    return _place(is_unique).select_from(wanted.join(turns, turns.c.key == newest_key))
+    # A subselect that stops at its first rows: its cost does not depend on how many turns have the fingerprint.
+    wanted = listed(dialect, "wanted")
+    newest_key = _newest_key("fingerprint", wanted.c.value, is_within=is_within, outside=wanted)
+    place = _place(turns.c.fingerprint, is_within=is_within)
+    return place.select_from(wanted.join(turns, turns.c.key == newest_key))
 
 
 def by_input(dialect: str, *, is_within: bool) -> Select[Any]:
@@ -172,34 +180,19 @@ def by_input(dialect: str, *, is_within: bool) -> Select[Any]:
 
 def last_answer(*, is_within: bool) -> Select[Any]:
     """Select the newest ``TurnMatch`` with a last answer."""
-    return (
-        _place(_is_unique(turns.c.last_answer, is_within=is_within))
-        .where(turns.c.last_answer == bindparam("digest", type_=turns.c.last_answer.type))
-        .where(*_conditions(turns.c, is_within=is_within))
-        .order_by(turns.c.key.desc())
-        .limit(1)
-    )
+    digest = bindparam("digest", type_=turns.c.last_answer.type)
+    newest_key = _newest_key("last_answer", digest, is_within=is_within, outside=None)
+    return _place(turns.c.last_answer, is_within=is_within).where(turns.c.key == newest_key)
 
 
-def _is_unique(column: Column[Any], *, is_within: bool) -> ColumnElement[bool]:
-    """Return whether no other conversation has an older turn with this value of the column.
-
-    Of one conversation, the newest turn counts (regenerated answers can be equal). Only ``MAX_EQUAL`` turns are read.
-    """
-    if is_within:
-        return true()
-    other = other_turns
-    older = (
-        select(other.c.conversation)
-        .where(other.c[column.name] == column, other.c.key < turns.c.key)
-        .order_by(other.c.key.desc())
-        .limit(MAX_EQUAL)
-        .correlate(turns)
-        .subquery("older")
-    )
-    is_same = older.c.conversation == turns.c.conversation
-    found = func.coalesce(func.sum(case((is_same, 1), else_=MAX_EQUAL)), 0)
-    return select(found).select_from(older).scalar_subquery() < MAX_EQUAL
+def _is_unique(column: Column[Any]) -> ColumnElement[bool]:
+    """Return whether no other conversation has a turn with this value of the column."""
+    of = other_turns.c
+    has_value = of[column.name] == column
+    # Two ranges of the index; a condition with <> would read all turns with the value.
+    older = exists().where(has_value, of.conversation < turns.c.conversation)
+    newer = exists().where(has_value, of.conversation > turns.c.conversation)
+    return and_(~older, ~newer)
 
 
 def pending(dialect: str, *, is_within: bool) -> Select[Any]:

@@ -108,6 +108,15 @@ def with_migration(folder: Path, source: str) -> Path:
     return copy
 
 
+def migrations_before(number: int, folder: Path) -> Path:
+    """A copy of the migrations without this one and all later ones."""
+    copy = copied_migrations(folder)
+    for file in (copy / "versions").glob("*.py"):
+        if file.name[:4].isdigit() and int(file.name[:4]) >= number:
+            file.unlink()
+    return copy
+
+
 async def test_an_empty_database_is_brought_to_head(empty_database: str) -> None:
     assert await schema_state(empty_database) == "empty"
 
@@ -133,12 +142,7 @@ async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str, t
 async def test_the_retained_part_of_stored_compactions_is_renamed(
     empty_database: str, tmp_path: Path
 ) -> None:
-    earlier = tmp_path / "earlier"
-    shutil.copytree(migrations_folder(), earlier)
-    for file in (earlier / "versions").glob("*.py"):
-        if file.name[:4].isdigit() and int(file.name[:4]) >= 10:
-            file.unlink()
-    await migrate(empty_database, folder=earlier)
+    await migrate(empty_database, folder=migrations_before(10, tmp_path))
     marker = Item(
         UserMessage('A text with "compaction":{"kept":1}.'),
         agent="a",
@@ -163,6 +167,31 @@ async def test_the_retained_part_of_stored_compactions_is_renamed(
     [chain] = await history.chain(begun.turn)
     await history.close()
     assert chain.items[-1:] == [marker]
+
+
+async def test_turns_of_an_earlier_version_are_found_by_the_new_indexes(
+    empty_database: str, tmp_path: Path
+) -> None:
+    await migrate(empty_database, folder=migrations_before(12, tmp_path))
+    history = open_history(empty_database)
+    for conversation in ("conv_a", "conv_b"):
+        begun = await history.begin(new_turn(conversation))
+        await history.finish(the_end(begun.turn, fingerprint=b"f", last_answer=conversation.encode()))
+    before = await history.find_matches([b"f"]), await history.find_last_answer(b"conv_a")
+    await history.close()
+
+    assert await migrate(empty_database) == ("0011", HEAD)
+
+    history = open_history(empty_database)
+    assert (await history.find_matches([b"f"]), await history.find_last_answer(b"conv_a")) == before
+    assert [place.turn for place in before[0]] == [begun.turn]
+    await history.close()
+
+    def indexes(connection: Connection) -> set[str]:
+        return {str(index["name"]) for index in inspect(connection).get_indexes("turns")}
+
+    found = await requested(empty_database, indexes)
+    assert not found & {"ix_turns_fingerprint", "ix_turns_conversation_fingerprint", "ix_turns_last_answer"}
 
 
 async def test_a_new_sqlite_database_is_like_a_migrated_one(tmp_path: Path) -> None:
@@ -218,10 +247,9 @@ async def test_partial_indexes_have_their_conditions(database: str) -> None:
     assert "running" in found["ix_turns_running"]
     assert set(found) == {
         "ix_turns_running",
-        "ix_turns_fingerprint",
+        "ix_turns_fingerprint_conversation_key",
         "ix_turns_input",
-        "ix_turns_last_answer",
-        "ix_turns_conversation_last_answer",
+        "ix_turns_last_answer_conversation_key",
         "ix_turns_body_digest",
         "ix_turns_listed",
     }
