@@ -9,7 +9,7 @@ follows from its parent's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 
 from proxy.messages import (
@@ -25,11 +25,11 @@ from proxy.turns.records import ChainTurn
 from proxy.turns.wrapped_text import unwrapped_text
 
 _SIZE = 16
-_new_hash = partial(blake2b, digest_size=_SIZE)
+_new_hash = blake2b(digest_size=_SIZE).copy
+"""Copying an empty hash takes less time than creating one."""
 _WHITE = b" \t\n\r\x0b\x0c"
 _BETWEEN = "\0"
 """Between the texts of a list; hardly any text contains it."""
-_HASHED: frozenset[type[Message]] = frozenset((UserMessage, AssistantMessage))
 # Some models put reasoning into the text, and some clients remove it before they send the message again.
 _THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "reasoning"))
 
@@ -70,7 +70,9 @@ class Transcript:
         return transcript
 
     def _hash(self) -> bytes:
-        return _new_hash(b"".join(self._pieces)).digest()
+        new = _new_hash()
+        new.update(b"".join(self._pieces))
+        return new.digest()
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
@@ -91,7 +93,9 @@ class Transcript:
             elif type(message) is AssistantMessage:
                 if data or not (message.tool_calls or message.function_call):
                     pieces.append(b"a%d:%b" % (len(data), data))
-                    fingerprint = _new_hash(b"".join(pieces)).digest()
+                    new = _new_hash()
+                    new.update(b"".join(pieces))
+                    fingerprint = new.digest()
                     pieces = [fingerprint]
                     boundaries.append((index, fingerprint))
                     self._results = 0
@@ -204,11 +208,16 @@ def hashed_answer(text: str) -> bytes:
 
 
 def _hashed_texts(messages: Sequence[Message]) -> Sequence[bytes]:
-    """Return ``user_text`` or ``hashed_answer`` of each message; empty for messages that are not hashed."""
+    """Return ``user_text`` or ``hashed_answer`` of each message.
+
+    Results of tools, which can be long, are not hashed and therefore empty.
+    """
     texts = [
-        (content if type(content := message.content) is str else text_of(message))
-        if type(message) in _HASHED
-        else ""
+        ""
+        if type(message) is ToolMessage
+        else content
+        if type(content := message.content) is str
+        else text_of(message)
         for message in messages
     ]
     # All texts with one call each: a list has thousands, and most of them are short.

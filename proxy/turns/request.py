@@ -151,7 +151,7 @@ class TurnRequest(Struct, frozen=True):
         """Return some of the messages as items."""
         if not self._states and not self._summaries:
             # Lists have up to thousands of messages.
-            return [Item(message) for message in messages]
+            return list(map(Item, messages))
         return [self.item_of(message) for message in messages]
 
 

@@ -956,7 +956,9 @@ async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -
         Item(message)
         for number in range(40)
         for message in (
-            UserMessage(f'"Quoted" \\u0041 \u20ac \U0001f600 {number}\n\ttab'),
+            UserMessage(
+                f'"Quoted" \\u0041 \u20ac \U0001f600 {number}\n\ttab nul \0 \x1b[0m \x7f \u2028 </b> [{{,'
+            ),
             AssistantMessage(content=None, tool_calls=[ToolCall(f"c{number}", FunctionCall("f", "{}"))]),
             ToolMessage(f"c{number}", [TextPart("result")]),
         )
@@ -970,6 +972,23 @@ async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -
     first, turn = await history.chain(begun.turn)
     assert list(first.items) == [WHO, ANSWER]
     assert list(turn.items) == [*requested, *answers, *hidden]
+
+
+async def test_a_long_list_with_state_and_one_with_half_a_surrogate_pair_are_stored(
+    history: TurnRepository,
+) -> None:
+    state = ProviderState("", members={"reasoning_content": "Hm"})
+    with_state = [*[WHO] * 40, Item(AssistantMessage("Hello!"), state=state)]
+    halved = [*[WHO] * 40, Item(UserMessage("half \ud800 a pair"))]
+    first = await history.begin(new_turn(input=with_state))
+    await history.finish(the_end(first.turn))
+    second = await history.begin(new_turn(input=halved, parent=first.turn))
+    await history.finish(the_end(second.turn))
+
+    one, two = await history.chain(second.turn)
+    assert list(one.items) == [*with_state, ANSWER]
+    assert len(two.items) == 42
+    assert str(two.items[40].message.content).startswith("half ")
 
 
 async def test_a_conversation_is_running_while_a_turn_of_it_is(history: TurnRepository) -> None:

@@ -23,7 +23,7 @@ from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
-from proxy.store.sql.stored_items import ItemRow
+from proxy.store.sql.stored_items import StoredItems
 from proxy.store.sql.tables import conversations, turns
 from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -38,7 +38,7 @@ class Begin(Struct, frozen=True, eq=False):
 
     conversation: dict[str, Any]
     turn: dict[str, Any]
-    input: Sequence[ItemRow]
+    input: StoredItems
     resume: ApprovalUpdate | None = None
     parent: Begin | None = None
     parent_end: Finish | None = None
@@ -53,7 +53,7 @@ class Begin(Struct, frozen=True, eq=False):
 
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     """Return the turn as rows."""
-    said = stored_items.item_rows(turn.input, is_input=True) if turn.is_stored else []
+    said = stored_items.input_items(turn.input) if turn.is_stored else []
     return Begin(
         rows.conversation_row(turn),
         rows.turn_row(turn),

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal_column,
 )
+from sqlalchemy import cast as sql_cast
 
 from proxy.store.sql.tables import turns
 
@@ -59,14 +60,17 @@ def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:
     return words.table_valued("value").render_derived(name=name)
 
 
-def numbered(dialect: str, name: str) -> tuple[ColumnElement[int], ColumnElement[str], FromClause]:
-    """Return the position from 0 and the text of each element of the list bound to ``name``, and their table."""
+def elements(dialect: str, name: str) -> tuple[ColumnElement[int], ColumnElement[str], FromClause]:
+    """Return the position from 0 and the JSON of each element of a list of objects, and their table.
+
+    ``name`` is bound to the JSON of the list. The text of an element is that in the list.
+    """
     if dialect == "sqlite":
-        of_json = func.json_each(bindparam(name, type_=JSON)).table_valued("key", "value", name=name)
-        return of_json.c.key, of_json.c.value, of_json
-    words = func.unnest(bindparam(name, type_=ARRAY(Text)))
-    table = words.table_valued("value", with_ordinality="number").render_derived(name=name)
-    return cast(ColumnElement[int], table.c.number) - 1, table.c.value, table
+        of_list = func.json_each(bindparam(name, type_=Text)).table_valued("key", "value", name=name)
+        return of_list.c.key, of_list.c.value, of_list
+    objects = func.json_array_elements(sql_cast(bindparam(name, type_=Text), JSON))
+    table = objects.table_valued("value", with_ordinality="number").render_derived(name=name)
+    return cast(ColumnElement[int], table.c.number) - 1, sql_cast(table.c.value, Text), table
 
 
 def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[Any]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Connection, Integer, Text, bindparam, select, true
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, null, select, true
 
-from proxy.store.sql.dialects import insert_into, numbered
+from proxy.store.sql.dialects import elements, insert_into
 from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
-from proxy.store.sql.stored_items import ItemRow
+from proxy.store.sql.stored_items import MessageList, StoredItems
 from proxy.store.sql.tables import items
 
-LONG_LIST = 32
-"""Rows from which on one statement costs less than one for each row."""
-
-Added = tuple[int, int, Sequence[ItemRow]]
+Added = tuple[int, int, StoredItems]
 """The key of a turn, the position of its first new item, and the items."""
 
 
@@ -24,7 +21,7 @@ class ItemInsertion:
 
     def __init__(self, dialect: str, *, skips_existing: bool = False) -> None:
         insert = insert_into(dialect, items)
-        position, message, messages = numbered(dialect, "messages")
+        position, message, messages = elements(dialect, "messages")
         of_list = insert.from_select(
             [column.name for column in items.columns],
             # SQLite needs the condition to distinguish ON CONFLICT from a join (sqlite.org/lang_upsert.html, "Parsing
@@ -32,9 +29,9 @@ class ItemInsertion:
             select(
                 bindparam("of_turn", type_=BigInteger),
                 bindparam("first", type_=Integer) + position,
-                bindparam("is_input", type_=Boolean),
-                bindparam("agent", type_=Text),
-                bindparam("visible", type_=Boolean),
+                true(),
+                null(),
+                true(),
                 message,
             )
             .select_from(messages)
@@ -48,12 +45,10 @@ class ItemInsertion:
     def run(self, connection: Connection, added: Iterable[Added]) -> None:
         """Insert the items, if there are any."""
         single: list[tuple[Any, ...]] = []
-        for turn, first, rows in added:
-            if len(rows) >= LONG_LIST and len({row[:3] for row in rows}) == 1:
-                is_input, agent, visible, _ = rows[0]
-                values = {"of_turn": turn, "first": first, "messages": [row[3] for row in rows]}
-                values |= {"is_input": is_input, "agent": agent, "visible": visible}
+        for turn, first, stored in added:
+            if isinstance(stored, MessageList):
+                values = {"of_turn": turn, "first": first, "messages": stored.messages}
                 self._insert_list.run(connection, [values])
             else:
-                single += ((turn, first + place, *row) for place, row in enumerate(rows))
+                single += ((turn, first + place, *row) for place, row in enumerate(stored))
         self._insert.run(connection, single)

@@ -17,6 +17,18 @@ from proxy.turns.records import Progress
 
 ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
+LONG_LIST = 32
+"""Items from which on one statement costs less than one for each row."""
+
+
+class MessageList(msgspec.Struct, frozen=True):
+    """The input of a turn that is a long list: visible messages without further members, as one JSON list."""
+
+    messages: str
+
+
+StoredItems = Sequence[ItemRow] | MessageList
+"""The items of a turn in the stored format."""
 
 COMPACTION_MEMBER = '"compaction":'
 """In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
@@ -40,6 +52,33 @@ _decode_all_members = msgspec.json.Decoder(list[_Members]).decode
 _decode_rows = msgspec.json.Decoder(list[ItemRow]).decode
 _decode_progress = msgspec.json.Decoder(tuple[str, list[ItemRow]]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def input_items(items: Sequence[Item]) -> StoredItems:
+    """Return the input of a turn in the stored format."""
+    if len(items) >= LONG_LIST and _are_messages_of_client(items):
+        try:
+            # One text for all messages: to encode and insert one for each takes twice as long.
+            return MessageList(_encode([item.message for item in items]).decode())
+        except UnicodeEncodeError:
+            pass
+    return item_rows(items, is_input=True)
+
+
+def _are_messages_of_client(items: Sequence[Item]) -> bool:
+    """Whether the items are visible messages of the client without further members."""
+    others = [
+        item
+        for item in items
+        if item.agent is not None
+        or not item.visible
+        or item.state is not None
+        or item.compaction is not None
+        or item.tokens is not None
+        or item.delegate is not None
+        or item.handoff is not None
+    ]
+    return not others
 
 
 def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:

@@ -144,7 +144,7 @@ def refuse_oversized(text: bytes) -> None:
     Raises:
         InvalidRequest: It has more.
     """
-    if _containers(text) <= MAX_CONTAINERS:
+    if len(text) <= MAX_CONTAINERS or _containers(text) <= MAX_CONTAINERS:
         return
     # Most of them may be in strings, such as source code.
     count = _containers(_STRING.sub(b"", text))

@@ -1,0 +1,60 @@
+"""Items in the stored format: a list has the same text in one piece as message by message."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+import pytest
+
+from proxy.messages import (
+    AssistantMessage,
+    Compaction,
+    FunctionCall,
+    Item,
+    Message,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from proxy.store.sql.stored_items import LONG_LIST, MessageList, input_items, item_rows
+
+MESSAGES: list[Message] = [
+    UserMessage('"Quoted" \\u0041 € 🦄 nul \0 \x1b[0m \x7f \u2028 </b> [{,\n'),
+    UserMessage([TextPart("one"), TextPart("two")], name="erin"),
+    AssistantMessage(None, tool_calls=[ToolCall("c", FunctionCall("f", '{"a": [1.0, 1e400]}'))]),
+    ToolMessage("c", ""),
+]
+LONG = [Item(message) for message in MESSAGES * LONG_LIST]
+
+
+def test_database_reads_the_same_text_from_a_list_as_it_would_get_for_each_message() -> None:
+    stored = input_items(LONG)
+    assert isinstance(stored, MessageList)
+
+    found = sqlite3.connect(":memory:").execute("SELECT value FROM json_each(?)", [stored.messages])
+
+    assert [text for (text,) in found] == [row[3] for row in item_rows(LONG, is_input=True)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Item(UserMessage("x"), agent="sales"),
+        Item(UserMessage("x"), visible=False),
+        Item(UserMessage("x"), compaction=Compaction()),
+        Item(UserMessage("x"), tokens=1),
+        Item(UserMessage("half \ud800 a pair")),
+    ],
+    ids=["agent", "hidden", "compaction", "tokens", "surrogate"],
+)
+def test_items_that_are_more_than_messages_of_a_client_are_rows(other: Item) -> None:
+    items = [*LONG, other]
+
+    assert input_items(items) == item_rows(items, is_input=True)
+
+
+def test_a_short_list_is_rows() -> None:
+    assert input_items(LONG[: LONG_LIST - 1]) == item_rows(LONG[: LONG_LIST - 1], is_input=True)
+    assert msgspec.json.decode(item_rows(LONG[:1], is_input=True)[0][3], type=UserMessage) == MESSAGES[0]
