@@ -1,13 +1,8 @@
-"""State of an HTTP connection that uvicorn creates for each one, in a form that takes little memory.
-
-A waiting stream has two events and a queue of pipelined requests, each with a deque of 760 bytes that stays empty.
-"""
+"""An event that takes little memory: a waiting stream has two, and each of asyncio's has a deque of 760 bytes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import Any
 
 
 class ConnectionEvent:
@@ -47,38 +42,3 @@ class ConnectionEvent:
         finally:
             waiters.remove(waiter)
         return True
-
-
-class Pipeline:
-    """The pipelined requests of a connection: the methods of a deque that are used, created with the first request."""
-
-    __slots__ = ("_requests",)
-
-    def __init__(self) -> None:
-        self._requests: deque[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self._requests) if self._requests is not None else 0
-
-    def appendleft(self, request: Any) -> None:
-        """Add the newest request."""
-        if self._requests is None:
-            self._requests = deque()
-        self._requests.appendleft(request)
-
-    def pop(self) -> Any:
-        """Remove and return the oldest request."""
-        return self._of_requests().pop()
-
-    def popleft(self) -> Any:
-        """Remove and return the newest request."""
-        return self._of_requests().popleft()
-
-    def clear(self) -> None:
-        """Remove all requests."""
-        self._requests = None
-
-    def _of_requests(self) -> deque[Any]:
-        if self._requests is None:
-            raise IndexError("the pipeline is empty")
-        return self._requests

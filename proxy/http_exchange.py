@@ -31,6 +31,7 @@ MAX_DISCARDED_BYTES = 64 * 1024
 usable. Clients would have to reconnect otherwise."""
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 """Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
+_LINE = b"%b: %b\r\n"
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
@@ -55,11 +56,11 @@ class HttpExchange:
     """One request and its response. It refers to its connection only while the application runs."""
 
     __slots__ = (
-        "_announced_bytes",
         "_body",
         "_connection",
         "_default_headers",
         "_flow",
+        "_has_news",
         "_held_head",
         "_is_body_taken",
         "_is_chunked",
@@ -67,12 +68,13 @@ class HttpExchange:
         "_is_http_1_0",
         "_is_server_stopping",
         "_left",
+        "_news",
         "_received_bytes",
         "_transport",
+        "announced_bytes",
         "disconnect",
         "disconnected",
         "keep_alive",
-        "message_event",
         "more_body",
         "response_complete",
         "response_started",
@@ -88,10 +90,12 @@ class HttpExchange:
         announced_bytes: int | None,
         keep_alive: bool,
         expects_continue: bool,
+        body: bytes | None = None,
     ) -> None:
         """The application gets the extensions through ``scope``. ``default_headers`` precede those of the response.
 
-        ``announced_bytes`` is the length of the request's body, None if it is not known.
+        ``announced_bytes`` is the length of the request's body, None if it is not known; ``body`` is the complete body,
+        None if it is added later.
         """
         self._connection: ExchangeConnection | None = connection
         self._transport = connection.transport
@@ -99,15 +103,17 @@ class HttpExchange:
         self._default_headers = default_headers
         self._is_head = scope["method"] == "HEAD"
         self._is_http_1_0 = scope["http_version"] == "1.0"
-        self._announced_bytes = announced_bytes
+        self.announced_bytes = announced_bytes
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expects_continue
         self.disconnected = False
         self.disconnect = Disconnect()
-        self.message_event = ConnectionEvent()
-        self._body: list[bytes] = []
+        self._news: ConnectionEvent | None = None
+        """Wakes a call of ``receive``."""
+        self._has_news = body is not None
+        self._body = [] if body is None else [body]
         self._received_bytes = 0
-        self.more_body = True
+        self.more_body = body is None
         self._is_body_taken = False
         self._is_server_stopping = False
         self.response_started = False
@@ -131,26 +137,31 @@ class HttpExchange:
         self._received_bytes += len(data)
         if self._received_bytes > HIGH_WATER_LIMIT:
             self._flow.pause_reading()
-            self.message_event.set()
-        elif self._announced_bytes is None:
-            self.message_event.set()
+            self._wake()
+        elif self.announced_bytes is None:
+            self._wake()
 
     def end_body(self) -> None:
         """Mark the end of the request's body."""
         self.more_body = False
-        self.message_event.set()
+        self._wake()
 
     def report_disconnect(self) -> None:
         """Report to the application that the client has gone."""
         self.disconnected = True
-        self.message_event.set()
+        self._wake()
         self.disconnect.happen()
 
     def stop_waiting_for_body(self) -> None:
         """Let ``receive`` fail if the body is not complete: the server stops, and the application has not begun."""
         self._is_server_stopping = True
         if self.more_body:
-            self.message_event.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._has_news = True
+        if self._news is not None:
+            self._news.set()
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Run the application. A failure is answered, or closes the connection if the response was begun.
@@ -206,7 +217,7 @@ class HttpExchange:
         """Implement ``RequestBody``."""
         if self.more_body or self._is_body_taken or self.disconnected or self.response_complete:
             return None
-        self.message_event.clear()
+        self._has_news = False
         return self._take_body()
 
     async def receive(self) -> Message:
@@ -220,10 +231,13 @@ class HttpExchange:
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
             self._flow.resume_reading()
-            await self.message_event.wait()
+            if not self._has_news:
+                news = self._news = self._news or ConnectionEvent()
+                news.clear()
+                await news.wait()
             if self._is_server_stopping and self.more_body and not self.response_started:
                 raise ShuttingDown
-            self.message_event.clear()
+            self._has_news = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
@@ -298,7 +312,7 @@ class HttpExchange:
         The rest of the body may be too large to be discarded, or may never come: after a final status a client can omit
         a body that waits for ``100 Continue`` (RFC 9110, 10.1.1), and the next request would be read as that body.
         """
-        announced = self._announced_bytes
+        announced = self.announced_bytes
         return self.waiting_for_100_continue or announced is None or announced > MAX_DISCARDED_BYTES
 
     def _write_body(self, message: Message) -> None:
@@ -325,7 +339,8 @@ class HttpExchange:
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        if self._news is not None:
+            self._news.set()
         connection = self._connection
         if connection is None:
             return
@@ -372,7 +387,7 @@ def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     Raises:
         RuntimeError: A name or a value is not valid.
     """
-    lines = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
+    lines = b"".join(map(_LINE.__mod__, headers))
     if lines.count(b"\r\n") != len(headers) or _LINES.fullmatch(lines) is None:
         raise RuntimeError("Invalid HTTP header.")
     return lines

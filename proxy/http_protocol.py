@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import secrets
+from collections import deque
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -31,6 +32,7 @@ from proxy.http_head import (
     read_target,
 )
 from proxy.http_responses import LingeringHttp
+from proxy.known_head import KnownHead, known_head
 from proxy.wire.errors import ErrorResponse, envelope
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class BoundedHttp(LingeringHttp):
     __slots__ = (
         "_announced_bytes",
         "_body_deadline",
+        "_body_left",
         "_checked_headers",
         "_data_bytes",
         "_deadline",
@@ -67,6 +70,7 @@ class BoundedHttp(LingeringHttp):
         "_is_refused",
         "_is_repeating_head",
         "_is_upgrade",
+        "_known",
         "_most_head_bytes",
         "_newest",
         "_problem",
@@ -90,6 +94,9 @@ class BoundedHttp(LingeringHttp):
         self._is_repeating_head = False
         self._is_upgrade = False
         self._announced_bytes: int | None = None
+        self._known: KnownHead | None = None
+        self._body_left = 0
+        """The rest of a body whose head was repeated, so that the parser does not know of it."""
         self._newest: HttpExchange | None = None
         self._idle_since = 0.0
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._time_out)
@@ -111,6 +118,48 @@ class BoundedHttp(LingeringHttp):
             return
         if self._is_refused:
             return
+        if self._body_left:
+            data = self._add_rest(data)
+        elif (
+            self._known is not None and self._is_between_requests and self._begin_repeated(self._known, data)
+        ):
+            return
+        if data:
+            self._parse(data)
+
+    def _begin_repeated(self, known: KnownHead, data: bytes) -> bool:
+        """Serve a request that repeats a head, if that is all that has arrived; return whether it was."""
+        found = known.body_of(data)
+        if found is None:
+            return False
+        length, body = int(found[0]), data[found[1] :]
+        if len(body) > length:
+            return False
+        headers = known.repeated(found[0])
+        scope = self._scope_of(known.method, "1.1", known.path, known.raw_path, known.query, headers)
+        scope["state"]["headers"] = known.decoded
+        self._body_left = length - len(body)
+        self._is_between_requests = not self._body_left
+        whole = None if self._body_left else body
+        exchange = self._exchange_of(scope, length, keep_alive=True, body=whole)
+        if body and whole is None:
+            exchange.add_body(body)
+        self._begin(exchange, scope)
+        return True
+
+    def _add_rest(self, data: bytes) -> bytes:
+        """Add data to the body of a repeated head; return what follows it."""
+        exchange, left = self._newest, self._body_left
+        assert exchange is not None
+        if not exchange.response_complete:
+            exchange.add_body(data[:left])
+        self._body_left = max(left - len(data), 0)
+        if not self._body_left:
+            self._end_body()
+        return data[left:]
+
+    def _parse(self, data: bytes) -> None:
+        began_at_head = self._is_between_requests or not self._most_head_bytes
         started_in_head = self._is_in_head or self._is_between_requests
         self._heads_in_data, self._has_body_data = 0, False
         self._data_bytes = len(data)
@@ -123,10 +172,19 @@ class BoundedHttp(LingeringHttp):
             self._check_head_progress()
             return
         self._stop_deadline()
+        if began_at_head and self._heads_in_data == 1:
+            self._known = self._known_head(data)
         # Chunk extensions and trailers.
         self._framing_bytes = 0 if self._has_body_data else self._framing_bytes + len(data)
         if self._framing_bytes > MAX_HEAD_BYTES and not self._is_between_requests:
             self._refuse(head_too_large())
+
+    def _known_head(self, data: bytes) -> KnownHead | None:
+        """Return the head of the newest request, with which ``data`` begin."""
+        exchange = self._newest
+        if exchange is None or not exchange.keep_alive or self._is_refused or self._is_upgrade:
+            return None
+        return known_head(data, self.scope)
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -229,20 +287,32 @@ class BoundedHttp(LingeringHttp):
             # It replaces Host (RFC 9112, 3.2.2).
             self.headers = [header for header in self.headers if header[0] != b"host"]
             self.headers.append((b"host", authority))
-        scope: Any = self._scope_of(method.decode("ascii"), version)
-        self.scope = scope
-        self._is_upgrade = parser.should_upgrade() and self._should_upgrade()
-        if not self._is_upgrade:
-            self._begin(version)
-
-    def _scope_of(self, method: str, version: str) -> dict[str, Any]:
-        # ASGI specification, "HTTP connection scope".
-        target = httptools.parse_url(self.url)
-        raw_path = target.path
+        parsed = httptools.parse_url(self.url)
+        raw_path = parsed.path
         path = raw_path.decode("ascii")
         if "%" in path:
             path = unquote(path)
-        root = self.root_path
+        if root := self.root_path:
+            path, raw_path = root + path, root.encode("ascii") + raw_path
+        query = parsed.query or b""
+        scope: Any = self._scope_of(method.decode("ascii"), version, path, raw_path, query, self.headers)
+        self.scope = scope
+        self._is_upgrade = parser.should_upgrade() and self._should_upgrade()
+        if not self._is_upgrade:
+            # HTTP/1.0 has no interim responses: the expectation is ignored (RFC 9110, 10.1.1).
+            is_1_0 = version == "1.0"
+            exchange = self._exchange_of(
+                scope,
+                self._announced_bytes,
+                keep_alive=not is_1_0 and parser.should_keep_alive(),
+                expects_continue=not is_1_0 and self.expect_100_continue,
+            )
+            self._begin(exchange, scope)
+
+    def _scope_of(
+        self, method: str, version: str, path: str, raw_path: bytes, query: bytes, headers: RawHeaders
+    ) -> dict[str, Any]:
+        # ASGI specification, "HTTP connection scope".
         return {
             "type": "http",
             "asgi": _ASGI,
@@ -251,31 +321,41 @@ class BoundedHttp(LingeringHttp):
             "client": self.client,
             "scheme": self.scheme,
             "method": method,
-            "root_path": root,
-            "path": root + path,
-            "raw_path": root.encode("ascii") + raw_path if root else raw_path,
-            "query_string": target.query or b"",
-            "headers": self.headers,
+            "root_path": self.root_path,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
             "state": self.app_state.copy(),
         }
 
-    def _begin(self, version: str) -> None:
-        scope: Any = self.scope
-        before = self._newest
-        exchange = self._newest = HttpExchange(
+    def _exchange_of(
+        self,
+        scope: dict[str, Any],
+        announced_bytes: int | None,
+        *,
+        keep_alive: bool,
+        expects_continue: bool = False,
+        body: bytes | None = None,
+    ) -> HttpExchange:
+        return HttpExchange(
             self,
             scope,
             default_headers=self.server_state.default_headers,
-            announced_bytes=self._announced_bytes,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            # HTTP/1.0 has no interim responses: the expectation is ignored (RFC 9110, 10.1.1).
-            expects_continue=version != "1.0" and self.expect_100_continue,
+            announced_bytes=announced_bytes,
+            keep_alive=keep_alive,
+            expects_continue=expects_continue,
+            body=body,
         )
-        # For uvicorn, which uses four attributes.
+
+    def _begin(self, exchange: HttpExchange, scope: dict[str, Any]) -> None:
+        before, self._newest = self._newest, exchange
+        # For ``HttpToolsProtocol.shutdown``, which uses two attributes.
         self.cycle = exchange  # type: ignore[assignment]
         if before is None or before.response_complete:
             self.start(exchange, scope)
         else:
+            self.pipeline = self.pipeline or deque()
             self.pipeline.appendleft((exchange, scope))
             if len(self.pipeline) >= _MAX_PIPELINED:
                 self.flow.pause_reading()
@@ -292,6 +372,9 @@ class BoundedHttp(LingeringHttp):
         if not self._is_upgrade and self.parser.should_upgrade() and body_headers(self.headers):
             # The parser stops before the body.
             return
+        self._end_body()
+
+    def _end_body(self) -> None:
         self._is_between_requests = True
         self._stop_body_deadline()
         exchange = self._newest

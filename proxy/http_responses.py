@@ -17,7 +17,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from proxy.connection_state import ConnectionEvent, Pipeline
+from proxy.connection_state import ConnectionEvent
 from proxy.http_exchange import HttpExchange
 
 LINGER_IDLE_SECONDS = 2.0
@@ -43,7 +43,8 @@ class LingeringHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
         super().connection_made(transport)
-        self.pipeline: Any = Pipeline()
+        # uvicorn's deque takes 760 bytes, and most connections never need one. Only this package uses it.
+        self.pipeline: Any = ()
         self.flow._is_writable_event = cast("Any", ConnectionEvent(is_set=True))
         self.is_lingering = False
         self._linger: asyncio.TimerHandle | None = None
@@ -57,9 +58,13 @@ class LingeringHttp(HttpToolsProtocol):
         if self._linger is not None:
             self._linger.cancel()
         self._stop_stall_timer()
-        if self._running is not None and not self._running.response_complete:
-            # ``self.cycle``, to which uvicorn reports it, is the newest pipelined request, which has not started.
-            self._running.report_disconnect()
+        # The newest request, which is ``self.cycle``, has not started if it is pipelined.
+        newest: Any = self.cycle
+        for exchange in (self._running, newest):
+            if exchange is not None and not exchange.response_complete:
+                exchange.report_disconnect()
+        # uvicorn would report it through an event that the exchange does not have.
+        self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -117,11 +122,12 @@ class LingeringHttp(HttpToolsProtocol):
         """Start the next pipelined request, unless the connection is closing."""
         self.server_state.total_requests += 1
         if self.is_lingering:
-            self.pipeline.clear()
+            self.pipeline = ()
             return
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self.start(*self.pipeline.pop())
 

@@ -18,17 +18,8 @@ from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
-    busy_policy,
-    events_mode,
-    idempotency_key,
-    is_repeatable,
-    is_retry,
-    is_side_task,
-    named_conversation,
-    on_disconnect,
-    parent_id,
+    header_options,
     wants_event_ids,
-    wants_status,
     with_pseudonyms,
 )
 from proxy.routes.streaming import SSE, SSE_WITH_IDS
@@ -116,9 +107,9 @@ async def chat_turn_request(
     access.terms.check_model(request.model)
     caller, settings = access.caller, services.settings
     facts = services.catalog.find(request.model)
-    parent = parent_id(headers)
-    named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
-    end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
+    given = header_options(headers, settings)
+    named, source = given.named_conversation(request.metadata)
+    end_user = request.safety_identifier or request.user or given.end_user
     options = AnswerOptions(
         id="",
         created=0,
@@ -128,9 +119,9 @@ async def chat_turn_request(
         logprobs=bool(request.parameters.logprobs),
         service_tier="default" if request.service_tier else None,
         system_fingerprint=facts.fingerprint if facts is not None else None,
-        events=events_mode(headers) or services.events_of(facts, access.terms),
+        events=given.events or services.events_of(facts, access.terms),
         hides_details=not settings.handoff_details,
-        has_status=wants_status(headers, settings),
+        has_status=given.has_status,
     )
     turn_request = TurnRequest(
         caller=caller,
@@ -157,14 +148,14 @@ async def chat_turn_request(
         is_listed=request.store is True,
         metadata=request.metadata,
         options=with_request_messages(options, request.messages) if request.store else options,
-        body_digest=await body_digest(body, headers, named or "", end_user, parent or ""),
-        idempotency_key=idempotency_key(headers),
-        is_retry=is_retry(headers),
-        is_repeatable=is_repeatable(headers),
-        is_side=is_side_task(headers, settings),
-        on_disconnect=on_disconnect(headers),
-        busy=busy_policy(headers),
-        parent=parent,
+        body_digest=await body_digest(body, headers, named or "", end_user, given.parent or ""),
+        idempotency_key=given.idempotency_key,
+        is_retry=given.is_retry,
+        is_repeatable=given.is_repeatable,
+        is_side=given.is_side,
+        on_disconnect=given.on_disconnect,
+        busy=given.busy,
+        parent=given.parent,
         parent_source="parent-id",
     )
     return turn_request, options

@@ -34,7 +34,7 @@ class StreamTimeouts(Struct, frozen=True):
 class ClientMonitor:
     """Detects client disconnects, keep-alive intervals without output, and clients that do not read, for a block.
 
-    ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``. Without
+    ``wake`` ends the wait of the log reader, so that it can check ``disconnect`` and ``is_quiet``. Without
     ``timeouts``, only disconnects are detected.
     """
 
@@ -48,12 +48,12 @@ class ClientMonitor:
         self._task: asyncio.Task[Any] | None = None
         self._task_of_disconnect: asyncio.Task[None] | None = None
         provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
-        self._disconnect = provided or Disconnect()
+        self.disconnect = provided or Disconnect()
         if provided is None:
             self._task = asyncio.current_task()
-            waiting = _report_disconnect(connection.receive, self._disconnect)
+            waiting = _report_disconnect(connection.receive, self.disconnect)
             self._task_of_disconnect = self._loop.create_task(waiting, name="client")
-        self._disconnect.listener = wake
+        self.disconnect.listener = wake
         self._timer: asyncio.TimerHandle | None = None
         self.quiet_since = 0.0
         """When the keep-alive interval began: at the last output."""
@@ -69,7 +69,7 @@ class ClientMonitor:
 
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
-        return self._disconnect.has_happened
+        return self.disconnect.has_happened
 
     def is_quiet(self) -> bool:
         """Whether nothing was sent for an interval."""
@@ -112,7 +112,7 @@ class ClientMonitor:
         """
         if self._timer is not None:
             self._timer.cancel()
-        self._disconnect.listener = None
+        self.disconnect.listener = None
         if self._task_of_disconnect is not None:
             self._task_of_disconnect.cancel()
             await asyncio.gather(self._task_of_disconnect, return_exceptions=True)

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from starlette.types import Receive, Scope
@@ -34,9 +34,19 @@ class ClientDisconnected(Exception):
     """The client disconnected before the request was complete, or while it was answered."""
 
 
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the headers by lower-case name, decoded once per connection; the first of a repeated name counts."""
-    headers: dict[str, str]
+class RequestHeaders(dict[str, str]):
+    """Decoded headers by lower-case name. They do not change, and requests with the same head can share them."""
+
+    derived: tuple[object, Any] | None = None
+    """What ``request_headers.header_options`` derives from them, with the settings that it depends on."""
+
+
+def headers_of(scope: Scope) -> RequestHeaders:
+    """Return the headers by lower-case name, decoded once per request; the first of a repeated name counts.
+
+    Those that this server has decoded once for several requests are without ``Content-Length``.
+    """
+    headers: RequestHeaders
     try:
         # Called several times per request.
         headers = scope["state"]["headers"]
@@ -46,14 +56,16 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def decoded_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+def decoded_headers(raw: Sequence[tuple[bytes, bytes]]) -> RequestHeaders:
     """Return the headers by name; the first of a repeated name counts."""
     # Decoded at once, because requests of the official SDKs have some twenty. No header contains NUL (RFC 9110, 5.5).
     # Reversed: of equal keys, the last one stays.
     texts = b"\0".join(chain.from_iterable(reversed(raw))).decode("latin-1").split("\0")
     if len(texts) != 2 * len(raw):
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+        return RequestHeaders(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in reversed(raw)
+        )
+    return RequestHeaders(zip(texts[::2], texts[1::2], strict=True))
 
 
 def authorization_of(scope: Scope) -> str | None:
@@ -122,10 +134,10 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
         encoding = encoding.strip().lower()
         if encoding not in ("", "identity", *GZIP):
             raise UnsupportedContentEncoding(encoding)
-    announced = headers.get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > limit_bytes:
-        raise BodyTooLarge(limit_bytes)
     available: RequestBody | None = scope.get("extensions", {}).get(REQUEST_BODY)
+    announced = _content_length(headers) if available is None else available.announced_bytes
+    if announced is not None and announced > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
     body = available.take_complete() if available is not None else None
     if body is None:
         try:
@@ -139,6 +151,11 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
         return body
     # In a thread: a few kilobytes can expand to the limit, which takes milliseconds.
     return await asyncio.to_thread(decode_gzip, body, limit_bytes=limit_bytes)
+
+
+def _content_length(headers: dict[str, str]) -> int | None:
+    announced = headers.get("content-length", "")
+    return int(announced) if announced.isdecimal() else None
 
 
 async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 import msgspec
+from msgspec import Struct
 from starlette.datastructures import QueryParams
 
 from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
 from proxy.messages import EventsMode, Parameters
-from proxy.routes.request_body import first_of, is_placeholder
+from proxy.routes.request_body import RequestHeaders, first_of, is_placeholder
 from proxy.settings import Settings
 from proxy.turns.request import BusyPolicy, DisconnectPolicy, IdSource
 from proxy.wire.chat.parse import conversation_id
@@ -22,19 +23,76 @@ _MAX_BYTES_IN_LOOP = 16_384
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
-def named_conversation(
-    headers: dict[str, str], frontend_headers: tuple[str, ...], metadata: Mapping[str, str]
+class HeaderOptions(Struct, frozen=True):
+    """What the headers of a request say about its turn. None and ``""`` stand for nothing."""
+
+    conversation_id: str | None
+    id_source: IdSource
+    parent: str | None
+    end_user: str
+    idempotency_key: str | None
+    is_retry: bool
+    is_repeatable: bool
+    is_side: bool
+    on_disconnect: DisconnectPolicy | None
+    busy: BusyPolicy | None
+    events: EventsMode | None
+    has_status: bool
+    """Whether the response includes status events for Open WebUI."""
+
+    def named_conversation(self, metadata: Mapping[str, str]) -> tuple[str | None, IdSource]:
+        """Return the conversation id of the request, which can be in its metadata, and its source.
+
+        Raises:
+            InvalidRequest: The id is not valid.
+        """
+        named = metadata.get("conversation_id") if self.conversation_id is None else None
+        if named and (named := named.strip()):
+            return conversation_id(named, param="metadata.conversation_id"), "metadata"
+        return self.conversation_id, self.id_source
+
+
+def header_options(headers: dict[str, str], settings: Settings) -> HeaderOptions:
+    """Return what the headers of a request say about its turn; computed once for headers that requests share.
+
+    Raises:
+        InvalidRequest: A header has an invalid value.
+    """
+    derived = headers.derived if isinstance(headers, RequestHeaders) else None
+    if derived is not None and derived[0] is settings:
+        known: HeaderOptions = derived[1]
+        return known
+    named, source = _conversation_of(headers, settings.conversation_headers)
+    options = HeaderOptions(
+        conversation_id=named,
+        id_source=source,
+        parent=_parent_id(headers),
+        end_user=first_of(headers, settings.user_headers),
+        idempotency_key=idempotency_key(headers),
+        is_retry=_is_retry(headers),
+        is_repeatable=_is_repeatable(headers),
+        # Such as one for a title.
+        is_side=bool(first_of(headers, [settings.task_header])),
+        on_disconnect=on_disconnect(headers),
+        busy=busy_policy(headers),
+        events=events_mode(headers),
+        has_status=_wants_status(headers, settings),
+    )
+    if isinstance(headers, RequestHeaders):
+        headers.derived = settings, options
+    return options
+
+
+def _conversation_of(
+    headers: dict[str, str], frontend_headers: tuple[str, ...]
 ) -> tuple[str | None, IdSource]:
-    """Return the conversation id of the request and its source; an empty value counts as absent."""
+    """Return the conversation id in the headers and its source; an empty value counts as absent."""
     own = headers.get("x-conversation-id")
     if own and (own := own.strip()) and not is_placeholder(own):
         return conversation_id(own), "conversation-id"
     for header in frontend_headers:
         if frontend := first_of(headers, [header]):
             return conversation_id(frontend, param=header), "frontend-header"
-    named = metadata.get("conversation_id")
-    if named and (named := named.strip()):
-        return conversation_id(named, param="metadata.conversation_id"), "metadata"
     return None, "conversation-id"
 
 
@@ -57,23 +115,18 @@ def idempotency_key(headers: dict[str, str]) -> str | None:
     return key or None
 
 
-def is_retry(headers: dict[str, str]) -> bool:
+def _is_retry(headers: dict[str, str]) -> bool:
     """Whether an official SDK marks the request as a retry (openai-python, ``x-stainless-retry-count``)."""
     count = headers.get("x-stainless-retry-count")
     return count is not None and count.strip() not in ("", "0")
 
 
-def is_repeatable(headers: dict[str, str]) -> bool:
+def _is_repeatable(headers: dict[str, str]) -> bool:
     """Whether the client is an official SDK, which repeats requests that time out or fail."""
     if "x-stainless-retry-count" in headers:
         return True
     agent = headers.get("user-agent")
     return agent is not None and agent.startswith(("OpenAI/", "AsyncOpenAI/"))
-
-
-def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
-    """Whether a header marks the request as a side request, such as one for a title."""
-    return bool(first_of(headers, [settings.task_header]))
 
 
 def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
@@ -122,7 +175,7 @@ def busy_policy(headers: dict[str, str]) -> BusyPolicy | None:
             )
 
 
-def parent_id(headers: dict[str, str]) -> str | None:
+def _parent_id(headers: dict[str, str]) -> str | None:
     """Return the parent turn that the request names, ``root``, or None."""
     parent = headers.get("x-parent-id")
     return (parent.strip()[:128] or None) if parent else None
@@ -172,7 +225,7 @@ def wants_event_ids(headers: dict[str, str], query: bytes) -> bool:
             )
 
 
-def wants_status(headers: dict[str, str], settings: Settings) -> bool:
+def _wants_status(headers: dict[str, str], settings: Settings) -> bool:
     """Whether the response includes status events for Open WebUI."""
     if settings.status_lines != "auto":
         return settings.status_lines == "always"

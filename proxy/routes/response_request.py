@@ -7,17 +7,9 @@ import msgspec
 from proxy.auth import Access, Terms
 from proxy.routes.dependencies import Services
 from proxy.routes.item_references import References
-from proxy.routes.request_body import first_of
 from proxy.routes.request_headers import (
     body_digest,
-    busy_policy,
-    events_mode,
-    idempotency_key,
-    is_repeatable,
-    is_retry,
-    is_side_task,
-    named_conversation,
-    on_disconnect,
+    header_options,
     with_pseudonyms,
 )
 from proxy.turns.request import TurnRequest
@@ -35,7 +27,7 @@ def options_of_request(
     services: Services, terms: Terms, headers: dict[str, str], request: ResponsesRequest
 ) -> ResponseOptions:
     """Return the encoder options of a request, without the turn."""
-    events = events_mode(headers)
+    events = header_options(headers, services.settings).events
     return ResponseOptions(
         id="",
         created=0,
@@ -62,10 +54,11 @@ async def response_turn_request(
     """Return the request for a turn."""
     access.terms.check_model(request.model)
     caller, settings = access.caller, services.settings
-    named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
+    given = header_options(headers, settings)
+    named, source = given.named_conversation(request.metadata)
     if request.conversation is not None:
         named, source = request.conversation, "conversation-id"
-    end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
+    end_user = request.safety_identifier or request.user or given.end_user
     parent = None
     if request.previous_response_id is not None:
         # An id of another format matches no turn, so it fails as a turn that does not exist.
@@ -102,12 +95,12 @@ async def response_turn_request(
         metadata=request.metadata,
         options=options if request.store else _without_content(options),
         body_digest=await body_digest(body, headers, "responses", named or "", end_user),
-        idempotency_key=idempotency_key(headers),
-        is_retry=is_retry(headers),
-        is_repeatable=is_repeatable(headers),
-        is_side=is_side_task(headers, settings),
-        on_disconnect="detach" if request.background else on_disconnect(headers),
-        busy=busy_policy(headers),
+        idempotency_key=given.idempotency_key,
+        is_retry=given.is_retry,
+        is_repeatable=given.is_repeatable,
+        is_side=given.is_side,
+        on_disconnect="detach" if request.background else given.on_disconnect,
+        busy=given.busy,
         parent=parent,
         is_addition=request.conversation is not None,
         must_exist=request.conversation is not None and request.conversation.startswith(_GENERATED_ID),

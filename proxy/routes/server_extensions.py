@@ -60,6 +60,9 @@ class BodyWriter(Protocol):
 class RequestBody(Protocol):
     """The body of a request."""
 
+    announced_bytes: int | None
+    """The value of ``Content-Length``; None if there is none."""
+
     def take_complete(self) -> bytes | None:
         """Return the body if it has arrived completely, once; otherwise None, and it has to be received."""
         ...

@@ -245,7 +245,7 @@ async def answer(
         async with ClientMonitor(reader.wake, connection, None) as monitor:
             is_finished = False
             # Before the wait too: the client can have left while the turn was begun.
-            while not monitor.is_disconnected():
+            while not monitor.disconnect.has_happened:
                 if is_finished:
                     break
                 for entry in await reader.next(is_patient=True):

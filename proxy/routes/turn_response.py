@@ -119,12 +119,13 @@ def turn_headers(
     opened: TurnHandle, ignored: Sequence[str], facts: dict[str, object], parameters: Mapping[str, str] = {}
 ) -> Headers:
     """Return the response headers about the turn, and add the ignored parameters to the request log."""
-    ignored = [*ignored, *(parameters.get(name, name) for name in opened.ignored)]
+    if opened.ignored:
+        ignored = [*ignored, *(parameters.get(name, name) for name in opened.ignored)]
     headers = [(b"x-conversation-match", opened.match.encode())]
     if opened.conversation_id:
         headers.append((b"x-conversation-id", opened.conversation_id.encode()))
     if ignored:
-        facts.update(ignored=ignored)
+        facts.update(ignored=list(ignored))
         headers.append((IGNORED_HEADER, ", ".join(ignored).encode("latin-1", "replace")))
     if opened.is_replayed:
         headers.append((b"idempotency-replayed", b"true"))

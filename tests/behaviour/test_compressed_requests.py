@@ -47,6 +47,23 @@ async def test_a_body_can_be_compressed_with_gzip(
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
+async def test_requests_of_one_connection_can_be_compressed(
+    served: Served, upstream: FakeUpstream, path: str
+) -> None:
+    upstream.reply(text("Hi"), text("Hi"), text("Hi"))
+    headers = {"Content-Encoding": "gzip"}
+    async with httpx2.AsyncClient(timeout=20, verify=False) as http:
+        for said in ("a", "another message", "a"):
+            body = gzip.compress(
+                json.dumps({**CHAT, "messages": [{"role": "user", "content": said}]}).encode()
+            )
+            response = await http.post(served.url + path, content=body, headers=headers)
+            assert response.status_code == 200, response.text
+
+    assert [one.body["messages"][-1]["content"] for one in upstream.requests] == ["a", "another message", "a"]
+
+
 async def test_the_encoding_identity_is_accepted(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"))
     response = await post(served, "/v1/chat/completions", json.dumps(CHAT).encode(), "identity")

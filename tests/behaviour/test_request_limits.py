@@ -85,6 +85,23 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(tmp_path: Path, up
     assert not upstream.requests
 
 
+async def test_each_request_with_the_same_head_has_its_own_length(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hi"), text("Ho"))
+    long = [{"role": "user", "content": "a longer message"}]
+    bodies = [json.dumps({"model": "shop", "messages": messages}).encode() for messages in (HELLO, long)]
+    async with serve(tmp_path, upstream.base_url, max_body_bytes=1000) as served, Socket(served) as socket:
+        for body in bodies:
+            await socket.post(body, "X-Handoff-Events: none")
+            assert (await socket.reply()).status == 200
+        await socket.post(b"{", "X-Handoff-Events: none", length=1001)
+
+        assert (await socket.reply()).status == 413
+
+    assert [request.body["messages"][-1] for request in upstream.requests] == [HELLO[0], long[0]]
+
+
 async def test_a_body_at_the_limit_passes_in_chunks(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"))
     body = json.dumps({"model": "shop", "messages": HELLO}).encode()

@@ -1,4 +1,4 @@
-"""Events and the queue of an HTTP connection, which replace those of uvicorn."""
+"""Events of an HTTP connection, which replace those of asyncio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.connection_state import ConnectionEvent, Pipeline
+from proxy.connection_state import ConnectionEvent
 
 
 async def test_an_event_wakes_all_waiters_and_can_be_cleared() -> None:
@@ -37,22 +37,3 @@ async def test_a_cancelled_waiter_does_not_affect_the_others() -> None:
     event.set()
 
     assert await other
-
-
-def test_a_pipeline_returns_requests_in_their_order() -> None:
-    pipeline = Pipeline()
-    assert not pipeline
-    for request in (1, 2, 3):
-        pipeline.appendleft(request)
-
-    assert (bool(pipeline), pipeline.pop(), pipeline.popleft(), pipeline.pop()) == (True, 1, 3, 2)
-    assert not pipeline
-
-
-def test_an_empty_pipeline_has_no_request() -> None:
-    pipeline = Pipeline()
-    pipeline.appendleft(1)
-    pipeline.clear()
-
-    with pytest.raises(IndexError):
-        pipeline.pop()

@@ -139,15 +139,20 @@ def test_uvicorn_has_the_methods_that_the_protocol_overrides(method: str, parame
 
 
 def test_uvicorn_uses_the_exchange_in_the_methods_that_are_not_replaced() -> None:
-    inherited = (HttpToolsProtocol.connection_lost, HttpToolsProtocol.shutdown)
-    source = "".join(inspect.getsource(method) for method in inherited)
+    source = inspect.getsource(HttpToolsProtocol.shutdown)
 
-    assert set(re.findall(r"self\.cycle\.(\w+)", source)) == {
-        "disconnected",
-        "keep_alive",
-        "message_event",
-        "response_complete",
-    }
+    assert set(re.findall(r"self\.cycle\.(\w+)", source)) == {"keep_alive", "response_complete"}
+
+
+def test_uvicorn_can_end_a_connection_without_an_exchange() -> None:
+    uses = re.findall(r".*self\.cycle\b.*", inspect.getsource(HttpToolsProtocol.connection_lost))
+
+    assert [line.strip() for line in uses] == [
+        "if self.cycle and not self.cycle.response_complete:",
+        "self.cycle.disconnected = True",
+        "if self.cycle is not None:",
+        "self.cycle.message_event.set()",
+    ]
 
 
 def test_uvicorn_uses_the_methods_of_the_event_that_is_replaced() -> None:
