@@ -151,10 +151,11 @@ class _Attempts:
             return anext(self._batches)
         return self._noted_batch()
 
-    async def forward(self, take: Take, open_relay: OpenRelay | None = None) -> bool:
+    def forward(self, take: Take, open_relay: OpenRelay | None = None) -> Awaitable[bool]:
         """Forward the batches of the model behind the first one, see ``forward_of``."""
+        # Plain function: a coroutine would add a frame to each waiting stream.
         forward = forward_of(self._batches) if self._first is None else None
-        return await forward(take, open_relay) if forward is not None else True
+        return forward(take, open_relay) if forward is not None else _iterate()
 
     async def _noted_batch(self) -> Sequence[ModelDelta]:
         batch, self._first = self._first, None
@@ -250,3 +251,8 @@ class _Attempts:
             **failure.facts,
         }
         logger.warning("model call failed", extra=facts)
+
+
+async def _iterate() -> bool:
+    """Return that batches have to be read by iteration."""
+    return True

@@ -213,11 +213,13 @@ class ProviderAnswer:
             return True
         forwarding = BatchDelivery(response, reader, take, self._alarm, self._limits.idle, open_relay)
         try:
-            return await forwarding.run()
+            # No coroutine in between: each would be a frame of each waiting stream.
+            return await forwarding.start()
         except UpstreamFailed as failure:
             self._describe(failure, self._request)
             raise
         finally:
+            forwarding.stop()
             self._ahead = forwarding.untaken
 
     async def _batch(self) -> Sequence[ModelDelta]:

@@ -56,27 +56,28 @@ class BatchDelivery:
         self.untaken: Sequence[ModelDelta] = ()
         """The batch that was read and not passed to ``take``, because something other than text follows it."""
 
-    async def run(self) -> bool:
-        """Return whether the rest has to be read by iteration; False after ``take`` returned False.
+    def start(self) -> asyncio.Future[bool]:
+        """Begin to pass batches on. ``stop`` has to follow when the future is done, or not waited for any more.
 
-        Raises:
-            UpstreamFailed: The provider reported an error, or the data is invalid.
+        Its result is whether the rest has to be read by iteration; False after ``take`` returned False. Its exception
+        is ``UpstreamFailed`` if the provider reported an error, or the data is invalid.
         """
         self._response.observes_chunks = self._open_relay is not None
         self._response.on_news = self._read_in_context
         self._alarm.set(self._loop.time() + self._idle)
-        try:
-            self._read()
-            return await self._end
-        finally:
-            self._close_relay()
-            self._open_relay = None
-            self._response.on_news = None
-            self._response.observes_chunks = self._response.is_between_chunks = False
-            self._alarm.pause()
-            if self._end.done() and not self._end.cancelled():
-                # A task that was cancelled in the meantime does not retrieve it.
-                self._end.exception()
+        self._read()
+        return self._end
+
+    def stop(self) -> None:
+        """Pass nothing more on."""
+        self._close_relay()
+        self._open_relay = None
+        self._response.on_news = None
+        self._response.observes_chunks = self._response.is_between_chunks = False
+        self._alarm.pause()
+        if self._end.done() and not self._end.cancelled():
+            # A task that was cancelled in the meantime does not retrieve it.
+            self._end.exception()
 
     def _read_in_context(self) -> None:
         self._context.run(self._read)

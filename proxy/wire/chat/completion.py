@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -68,7 +68,7 @@ class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Add status events for Open WebUI."""
     sent: int = 0
     """Number of messages in the request; set for stored completions only, as is ``instructions``."""
-    instructions: list[tuple[int, Message]] = []
+    instructions: Sequence[tuple[int, Message]] = ()
     """System and developer messages of the request with their indexes; conversations do not store them."""
 
 
