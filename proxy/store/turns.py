@@ -86,7 +86,8 @@ class SqlHistory:
             # The journal of a part can be as large as that of the turn.
             journal = await asyncio.to_thread(rows.pack, parent.end.journal)
             begin = begin_behind(begin, parent, journal)
-        return cast(Begun, await self._writer.write(begin))
+        begun: Begun = await self._writer.write(begin)
+        return begun
 
     async def finish(self, end: TurnEnd) -> bool:
         """Implement ``TurnRepository.finish``.
@@ -229,7 +230,8 @@ class SqlHistory:
 
     async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
         finish = Finish(end, stored_items.item_rows(end.items, is_input=False), journal)
-        return cast(bool, await self._writer.write(finish))
+        is_finished: bool = await self._writer.write(finish)
+        return is_finished
 
 
 def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:

@@ -45,19 +45,29 @@ class WriteStatements:
         Raises:
             Lost: Some turns cannot be begun, or must be begun alone.
         """
-        if lone := frozenset(work for work in group if isinstance(work, Begin) and work.is_written_alone):
-            raise Lost(lone)
-        given: dict[Any, Any] = {}
-        if finishes := [work for work in group if isinstance(work, Finish)]:
-            given |= self._endings.finish(connection, finishes)
+        begins: list[Begin] = []
+        finishes: list[Finish] = []
+        others: list[Close | OtherWrite] = []
         for work in group:
+            if isinstance(work, Begin):
+                begins.append(work)
+            elif isinstance(work, Finish):
+                finishes.append(work)
+            else:
+                others.append(work)
+        if lone := [begin for begin in begins if begin.is_written_alone]:
+            raise Lost(frozenset(lone))
+        given: dict[Any, Any] = {}
+        if finishes:
+            given |= self._endings.finish(connection, finishes)
+        for work in others:
             if isinstance(work, Close):
                 self._endings.close(connection, work)
                 given[work] = None
-        for work in group:
+        for work in others:
             if isinstance(work, OtherWrite):
                 given[work] = work.function(connection)
-        if begins := [work for work in group if isinstance(work, Begin)]:
+        if begins:
             begun = self._beginnings.together(connection, begins)
             if len(begun) < len(begins):
                 raise Lost(frozenset(begins) - begun.keys())

@@ -232,9 +232,10 @@ class _Threads:
         error: BaseException | None = None
         if not future.cancelled():
             try:
-                # First: connecting to a path without a file would create an empty database there.
-                self._file.check()
-                session = session or self._connect()
+                if session is None:
+                    # Connecting to a path without a file would create an empty database there.
+                    self._file.check()
+                    session = self._connect()
                 if pragma is not None and pragma != session.pragma:
                     session.driver.execute(pragma)
                     session.pragma = pragma
@@ -256,7 +257,9 @@ class _Threads:
 
     def _connect(self) -> _Session:
         connection = self._engine.connect()
-        return _Session(connection, connection.connection.driver_connection)
+        driver = connection.connection.driver_connection
+        # For ``run_on_driver``: asking the connection for it takes three calls for each statement.
+        return _Session(connection.execution_options(driver=driver), driver)
 
     def _transact(self, session: _Session, work: Callable[[Connection], R]) -> R:
         """Run the work in a transaction of the driver; SQLAlchemy joins it when the work executes something there.

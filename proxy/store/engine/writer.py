@@ -16,6 +16,8 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -24,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of
-from proxy.store.engine.group_commit import Lost, OtherWrite, Work, WriteStatements
+from proxy.store.engine.group_commit import Lost, Work, WriteStatements
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -32,6 +34,8 @@ from proxy.turns.repository import IdempotencyKeyTaken
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
+
+_is_durable = attrgetter("is_durable")
 
 GROUP_SIZE = 256
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
@@ -63,11 +67,6 @@ class _Waiting:
     deadline: float
     outcome_unknown: bool = False
     is_settled: bool = False
-
-    def resolve(self, result: Any) -> None:
-        self.is_settled = True
-        if not self.done.done():
-            self.done.set_result(result)
 
     def reject(self, error: Exception) -> None:
         self.is_settled = True
@@ -115,7 +114,7 @@ class Writer:
         deadline = self._loop.time() + self._time_limit
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
-        return await self._enqueue(work, deadline).done
+        return await self._enqueue(work, deadline)
 
     async def close(self) -> None:
         """Write what is queued, and stop."""
@@ -125,11 +124,12 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _enqueue(self, work: Work, deadline: float) -> _Waiting:
-        waiting = _Waiting(work, self._loop.create_future(), deadline)
-        self._queue.append(waiting)
-        self._end_wait()
-        return waiting
+    def _enqueue(self, work: Work, deadline: float) -> asyncio.Future[Any]:
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.append(_Waiting(work, done, deadline))
+        if self._wake is not None:
+            self._end_wait()
+        return done
 
     def _end_wait(self) -> None:
         wake, self._wake = self._wake, None
@@ -182,7 +182,7 @@ class Writer:
         group: list[_Waiting] = []
         while self._queue and len(group) < GROUP_SIZE:
             waiting = self._queue.popleft()
-            if waiting.is_abandoned:
+            if waiting.done.done() and waiting.is_abandoned:
                 self._abandon(waiting)
             else:
                 group.append(waiting)
@@ -204,7 +204,7 @@ class Writer:
         lost: frozenset[Work] = frozenset()
         try:
             given = await self._database.write(
-                lambda connection: self._writing.together(connection, works),
+                partial(self._writing.together, group=works),
                 is_durable=any(map(_is_durable, works)),
             )
         except Unavailable:
@@ -245,9 +245,11 @@ class Writer:
             self._resolve_waiter(waiting, given)
 
     def _resolve_waiter(self, waiting: _Waiting, given: Any) -> None:
-        if isinstance(waiting.work, Begin) and waiting.done.done():
+        waiting.is_settled = True
+        if not waiting.done.done():
+            waiting.done.set_result(given)
+        elif isinstance(waiting.work, Begin):
             self._close_orphan(waiting)
-        waiting.resolve(given)
 
     def _abandon(self, waiting: _Waiting) -> None:
         if isinstance(waiting.work, Finish) or (isinstance(waiting.work, Begin) and waiting.outcome_unknown):
@@ -263,8 +265,3 @@ class Writer:
             assert isinstance(work, Finish)
             close = Close(None, work.end.turn, "storage_unavailable", work.end.finished_at)
         self._enqueue(close, math.inf)
-
-
-def _is_durable(work: Work) -> bool:
-    # A begun turn does not survive a power failure, and no client has its response yet.
-    return work.is_durable if isinstance(work, OtherWrite) else not isinstance(work, Begin)

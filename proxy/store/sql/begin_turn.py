@@ -7,7 +7,7 @@ result. The writer then retries it alone, which determines the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +44,9 @@ class Begin(Struct, frozen=True, eq=False):
     parent_end: Finish | None = None
     checkpoint: bytes | None = None
     is_at_head: bool = False
+
+    is_durable: ClassVar[bool] = False
+    """A begun turn does not survive a power failure, and no client has its response yet."""
 
     @property
     def is_written_alone(self) -> bool:
@@ -140,8 +143,11 @@ class Beginnings:
 
         A turn that is already running under this id for this worker counts as begun: the write is a retry.
         """
-        # Insert in the same order in all workers, so that they cannot deadlock.
-        begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
+        if len(begins) > 1:
+            # Insert in the same order in all workers, so that they cannot deadlock.
+            begins = sorted(
+                begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"])
+            )
         self._add_conversation.run(connection, [begin.conversation for begin in begins])
         self._name_end_user.run(
             connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]

@@ -6,7 +6,7 @@ Turns that wait for calls, have checkpoints or ask for approval need a few more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -46,6 +46,8 @@ class Finish(Struct, frozen=True, eq=False):
     journal: bytes | None
     moves_head: bool = True
 
+    is_durable: ClassVar[bool] = True
+
 
 class Close(Struct, frozen=True, eq=False):
     """A turn that will not be finished, by id or key: if it is running, it is marked as failed, without a result."""
@@ -54,6 +56,8 @@ class Close(Struct, frozen=True, eq=False):
     turn: int | None
     error_code: str
     finished_at: float
+
+    is_durable: ClassVar[bool] = True
 
 
 class _Ending(NamedTuple):

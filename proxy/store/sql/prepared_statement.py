@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import Boolean, Connection, Double, LargeBinary, Table
 
+from proxy.store.sql.tables import Words, are_plain
+
 Values = Mapping[str, Any]
 _Processor = Callable[[Any], Any]
 
@@ -35,6 +37,8 @@ class PreparedStatement:
         """The parameters whose values are part of the statement."""
         self._converters: list[tuple[int, _Processor]] = []
         """The positions of parameters whose values are converted for the driver, and how."""
+        self._words: list[tuple[int, _Processor]] = []
+        """The same for texts from outside, which nearly always need no conversion."""
         self._results: list[tuple[int, _Processor]] = []
         """The columns of the result whose values are converted, and how."""
 
@@ -53,6 +57,10 @@ class PreparedStatement:
         row = list(self._in_order({**self._constants, **values} if self._constants else values))
         for at, convert in self._converters:
             row[at] = convert(row[at])
+        # All texts together, instead of a call for each of them.
+        if self._words and not are_plain([row[at] for at, _ in self._words]):
+            for at, convert in self._words:
+                row[at] = convert(row[at])
         return row
 
     def _converted(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
@@ -72,11 +80,12 @@ class PreparedStatement:
         compiled = statement.compile(dialect=dialect, column_keys=list(values))
         parameters = [compiled.binds[name] for name in compiled.positiontup]
         names = [bind.key for bind in parameters]
-        converters = []
+        converters: list[tuple[int, _Processor]] = []
+        words: list[tuple[int, _Processor]] = []
         for at, bind in enumerate(parameters):
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
             if convert is not None and not isinstance(bind.type, _NATIVE):
-                converters.append((at, convert))
+                (words if isinstance(bind.type, Words) else converters).append((at, convert))
         results = []
         for at, column in enumerate(getattr(statement, "selected_columns", ())):
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
@@ -87,7 +96,7 @@ class PreparedStatement:
         self._in_order = (
             itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
         )
-        self._converters, self._results = converters, results
+        self._converters, self._words, self._results = converters, words, results
         # Last: another thread may be here at the same time.
         self._text = str(compiled)
         # All of them take 250 KB, and are not used again.
@@ -122,7 +131,9 @@ def run_on_driver(
     connection: Connection, text: str, rows: Sequence[Sequence[Any]]
 ) -> Sequence[Sequence[Any]]:
     """Run a statement of SQLite in the transaction of the connection; errors are those of ``sqlite3``."""
-    driver: Any = connection.connection.driver_connection
+    driver: Any = connection.get_execution_options().get("driver")
+    if driver is None:
+        driver = connection.connection.driver_connection
     if len(rows) == 1:
         found: Sequence[Sequence[Any]] = driver.execute(text, rows[0]).fetchall()
         return found

@@ -57,7 +57,7 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
         "agent": turn.agent,
         "is_stored": turn.is_stored,
         "is_listed": turn.is_listed,
-        "metadata": _storable_pairs(turn.metadata) if turn.is_stored else {},
+        "metadata": _storable_pairs(turn.metadata) if turn.is_stored and turn.metadata else {},
         "options": turn.options,
         "worker": storable(turn.worker),
         "lease_until": turn.lease_until,

@@ -6,6 +6,7 @@ store's own and give the order; ids are public. Times are seconds since the epoc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -55,8 +56,16 @@ MAX_NAME = 256
 
 def indexable(name: str) -> str:
     """Return the text, or a digest when it is too long for an index of PostgreSQL (2,704 bytes for the whole row)."""
+    if len(name) <= MAX_NAME and name.isascii() and "\0" not in name:
+        return name
     name = storable(name)
     return name if len(name) <= MAX_NAME else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
+
+
+def are_plain(words: Iterable[str | None]) -> bool:
+    """Whether neither ``storable`` nor ``indexable`` changes any of these texts; False if all together are long."""
+    joined = "".join(filter(None, words))
+    return len(joined) <= MAX_NAME and joined.isascii() and "\0" not in joined
 
 
 def _storable(words: str | None) -> str | None:
@@ -65,9 +74,7 @@ def _storable(words: str | None) -> str | None:
 
 
 def _indexable(name: str | None) -> str | None:
-    if name is None or (len(name) <= MAX_NAME and name.isascii() and "\0" not in name):
-        return name
-    return indexable(name)
+    return name if name is None else indexable(name)
 
 
 class Words(TypeDecorator[str]):
@@ -77,8 +84,7 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Any:
-        """Return the function that every value goes through."""
-        # Not process_bind_param: this is called for some twenty values of every turn.
+        """Return the function that every value goes through, except where ``are_plain``."""
         return _storable
 
 

@@ -24,20 +24,21 @@ from sqlalchemy import (
 )
 
 from proxy.store.sql.prepared_statement import PreparedStatement
-from proxy.store.sql.tables import Digest, Words
+from proxy.store.sql.tables import Digest, Name, Words
 
 things = Table(
     "things",
     MetaData(),
     Column("key", Integer, primary_key=True),
     Column("name", Words),
+    Column("label", Name),
     Column("digest", Digest),
     Column("more", JSON),
     Column("is_new", Boolean),
 )
 ROWS: list[dict[str, Any]] = [
-    {"key": 1, "name": "a\0b", "digest": b"\x01\xff", "more": {"a": [1]}, "is_new": True},
-    {"key": 2, "name": None, "digest": None, "more": [], "is_new": False},
+    {"key": 1, "name": "a\0b", "label": "x" * 300, "digest": b"\x01\xff", "more": {"a": [1]}, "is_new": True},
+    {"key": 2, "name": None, "label": "b", "digest": None, "more": [], "is_new": False},
 ]
 
 
@@ -66,6 +67,20 @@ def test_values_are_converted_as_by_sqlalchemy(connection: Connection, count: in
     assert len(stored) == count
 
 
+@pytest.mark.parametrize("name", [None, "", "plain", "x" * 300, "a\0b", "é", "\ud800"])
+@pytest.mark.parametrize("label", [None, "plain", "x" * 300, "a\0b", "\ud800"])
+def test_texts_are_converted_whatever_the_others_of_their_row_are(
+    connection: Connection, name: str | None, label: str | None
+) -> None:
+    row = {**ROWS[1], "name": name, "label": label}
+    PreparedStatement(insert(things)).run(connection, [row])
+    stored = rows(connection)
+    connection.execute(things.delete())
+    connection.execute(insert(things), row)
+
+    assert stored == rows(connection)
+
+
 def test_a_statement_can_have_constants_and_use_a_parameter_twice(connection: Connection) -> None:
     connection.execute(insert(things), ROWS)
     statement = PreparedStatement(
@@ -77,7 +92,7 @@ def test_a_statement_can_have_constants_and_use_a_parameter_twice(connection: Co
     statement.run(connection, [{"of": 1, "is_new": False}])
     statement.run(connection, [{"of": 2, "is_new": True}])
 
-    assert [(row[1], row[4]) for row in rows(connection)] == [("changed", False), ("changed", True)]
+    assert [(row[1], row[5]) for row in rows(connection)] == [("changed", False), ("changed", True)]
 
 
 def test_a_query_returns_the_rows_of_the_driver(connection: Connection) -> None:
