@@ -129,9 +129,9 @@ class Response:
             self.is_over = True
             self._wake()
 
-    def process_directly(self, direct: Callable[[bytes], bool] | None) -> None:
-        """Let a function process the next reads if it returns True; only when ``is_between_chunks``. None to end it."""
-        self._connection.direct = direct
+    def process_directly(self, process: Callable[[bytes], None] | None) -> None:
+        """Let a function get the next reads, not ``receive``; only when ``is_between_chunks``. None to end it."""
+        self._connection.redirect(process)
 
     def release(self) -> None:
         """Release the connection: for reuse if the response is complete, otherwise it is closed."""
@@ -239,8 +239,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._response: Response | None = None
         self._transport: asyncio.Transport
-        self.direct: Callable[[bytes], bool] | None = None
-        """Processes a read in place of the response, or returns False; only for reads that begin between two chunks."""
+        self._is_redirected = False
         self.idle_since = 0.0
         self.is_open = False
 
@@ -254,11 +253,18 @@ class Connection(asyncio.Protocol):
         """End the exchange."""
         if self._response is None:
             return
-        self._response = self.direct = None
+        self._response = None
+        self.redirect(None)
         if can_be_used and self.is_open and not self._transport.get_write_buffer_size():
             self._owner.idle(self)
         else:
             self.abort()
+
+    def redirect(self, process: Callable[[bytes], None] | None) -> None:
+        """Let a function get the next reads from the transport; None to end it."""
+        if self.is_open and (process is not None or self._is_redirected):
+            self._is_redirected = process is not None
+            self._transport.set_protocol(self if process is None else _Redirected(self, process))
 
     def abort(self) -> None:
         """Close at once: closing properly would wait for the other side of TLS to agree."""
@@ -285,8 +291,6 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
-        if (direct := self.direct) is not None and direct(data):
-            return
         if self._response is not None:
             self._response.receive(data)
         else:
@@ -299,6 +303,18 @@ class Connection(asyncio.Protocol):
         self._owner.lost(self)
         if self._response is not None:
             self._response.lose()
+
+
+class _Redirected(asyncio.Protocol):
+    """The protocol of a transport whose reads a function gets: a chunk that arrives alone costs one call less."""
+
+    def __init__(self, connection: Connection, process: Callable[[bytes], None]) -> None:
+        self._connection = connection
+        self.data_received = process  # type: ignore[assignment]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take the end."""
+        self._connection.connection_lost(error)
 
 
 class Owner:

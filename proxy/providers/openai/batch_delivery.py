@@ -133,12 +133,12 @@ class BatchDelivery:
         relay.add_record(record)
         relay.detach = self._detach
         most = min(_RELAYED_BYTES, self._bytes_left, reader.bytes_left)
-        alarm, idle, is_over = self._alarm, self._idle, self._end.done
+        alarm, idle, is_over, usual = self._alarm, self._idle, self._end.done, self._response.receive
         if isinstance(frame, RepeatedFrame):
-            direct = chunk_relay(frame, relay, alarm, idle, most, is_over)
+            process = chunk_relay(frame, relay, alarm, idle, most, is_over, usual)
         else:
-            direct = varying_chunk_relay(frame, relay, alarm, idle, most, is_over)
-        self._response.process_directly(direct)
+            process = varying_chunk_relay(frame, relay, alarm, idle, most, is_over, usual)
+        self._response.process_directly(process)
 
     def _detach(self) -> None:
         self._relay = None

@@ -14,8 +14,8 @@ from proxy.providers.timeouts import Alarm
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chunk_sizes import known_lines, line_of_chunk
 
-Direct = Callable[[bytes], bool]
-"""Processes a read, or returns False without an effect."""
+Process = Callable[[bytes], None]
+"""Processes a read."""
 
 
 def chunk_relay(
@@ -25,11 +25,12 @@ def chunk_relay(
     idle: float,
     max_bytes: int,
     is_over: Callable[[], bool],
-) -> Direct:
+    usual: Process,
+) -> Process:
     """Return a function for the reads of a connection that begin between two chunks.
 
-    ``alarm`` rings after ``idle`` seconds without data. The function returns False after ``max_bytes``, and when
-    ``is_over`` returns True.
+    ``alarm`` rings after ``idle`` seconds without data. ``usual`` gets reads with anything else, those after
+    ``max_bytes``, and those that arrive when ``is_over`` returns True.
     """
     head, tail = frame.head, frame.tail + b"\r\n"
     head_size, tail_size = len(head), len(tail)
@@ -37,27 +38,24 @@ def chunk_relay(
     now = asyncio.get_running_loop().time
     left = max_bytes
 
-    def pass_on(received: bytes) -> bool:
-        """Pass on the text of the only chunk. The usual case is in one function, see ``text_relay``."""
+    def pass_on(received: bytes) -> None:
+        """Pass on the text of the only chunk. The usual case takes as few functions as possible, see ``text_relay``."""
         nonlocal left
-        if not (line := known_lines.get(len(received)) or line_of_chunk(len(received))):
-            return False
-        start = len(line) + head_size
+        line = known_lines.get(len(received)) or line_of_chunk(len(received))
         left -= len(received)
-        if left < 0 or is_over() or is_reader_gone():
-            return False
-        if not (
-            received.startswith(line) and received.startswith(head, len(line)) and received.endswith(tail)
-        ):
-            return pass_on_several(received)
-        encoded = received[start:-tail_size]
-        text = plain_text(encoded)
-        if text is None or not write(encoded):
-            return False
-        texts.append(text)
-        times.append(at := now())
-        alarm.deadline = at + idle
-        return True
+        if line and left >= 0 and not is_over() and not is_reader_gone():
+            if received.startswith(line) and received.startswith(head, len(line)) and received.endswith(tail):
+                encoded = received[len(line) + head_size : -tail_size]
+                text = plain_text(encoded)
+                if text is not None and write(encoded):
+                    texts.append(text)
+                    times.append(at := now())
+                    alarm.deadline = at + idle
+                    return
+            elif pass_on_several(received):
+                alarm.deadline = times[-1] + idle
+                return
+        usual(received)
 
     def pass_on_several(received: bytes) -> bool:
         *chunks, rest = received.split(tail)
@@ -68,10 +66,7 @@ def chunk_relay(
             if not (line and chunk.startswith(line) and chunk.startswith(head, len(line))):
                 return False
             encoded.append(chunk[len(line) + head_size :])
-        if rest or not _passed_on(encoded, relay):
-            return False
-        alarm.deadline = times[-1] + idle
-        return True
+        return not rest and _passed_on(encoded, relay)
 
     return pass_on
 
@@ -83,23 +78,23 @@ def varying_chunk_relay(
     idle: float,
     max_bytes: int,
     is_over: Callable[[], bool],
-) -> Direct:
+    usual: Process,
+) -> Process:
     """Return the same function for frames with a number or padding, which passes on reads of one chunk only."""
     left = max_bytes
 
-    def pass_on(received: bytes) -> bool:
+    def pass_on(received: bytes) -> None:
         nonlocal left
-        left -= len(received)
         line = known_lines.get(len(received)) or line_of_chunk(len(received))
-        if not line or left < 0 or is_over() or relay.is_reader_gone():
-            return False
-        if not (received.startswith(line) and received.endswith(b"\r\n")):
-            return False
-        encoded = frame.encoded(received, len(line), len(received) - len(b"\r\n"))
-        if encoded is None or not _passed_on(encoded, relay):
-            return False
-        alarm.deadline = relay.times[-1] + idle
-        return True
+        left -= len(received)
+        if line and left >= 0 and not is_over() and not relay.is_reader_gone():
+            encoded = None
+            if received.startswith(line) and received.endswith(b"\r\n"):
+                encoded = frame.encoded(received, len(line), len(received) - len(b"\r\n"))
+            if encoded is not None and _passed_on(encoded, relay):
+                alarm.deadline = relay.times[-1] + idle
+                return
+        usual(received)
 
     return pass_on
 

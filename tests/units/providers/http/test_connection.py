@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import HIGH_WATER, Connection, ConnectionBroken, Owner, Response
 from proxy.providers.http.pool import Addresses, Endpoint, HttpSession
 from proxy.providers.http.url import HttpUrl
+from tests.fakes.certificates import make_certificate
 from tests.server import free_port
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -306,6 +310,53 @@ async def test_headers_are_those_of_the_final_head_and_the_first_of_a_name_count
 
     assert response.headers == {"x-name": "one", "transfer-encoding": "chunked", "x-byte": "é"}
     assert response.fields == {b"x-name": b"one", b"transfer-encoding": b"chunked", b"x-byte": b"\xe9"}
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_a_function_can_get_the_reads_of_a_connection(
+    tmp_path: Path, has_tls: bool, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    may_send = asyncio.Semaphore(0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        for piece in (b"3\r\ntwo\r\n", b"5\r\nthree\r\n"):
+            await may_send.acquire()
+            writer.write(piece)
+        await may_send.acquire()
+        writer.close()
+
+    async def call() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context if has_tls else None)
+        url = f"{'https' if has_tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        session = HttpSession(tls=ssl.create_default_context(cafile=certificate))
+        processed: asyncio.Queue[bytes] = asyncio.Queue()
+        async with server, asyncio.timeout(20):
+            response = await session.ask(Endpoint.at(HttpUrl.parse(url), {}), b"{}", connect=5)
+            assert await response.read() == b"one"
+            response.process_directly(processed.put_nowait)
+            may_send.release()
+            assert await processed.get() == b"3\r\ntwo\r\n"
+            response.process_directly(None)
+            may_send.release()
+            assert await response.read() == b"three"
+            response.process_directly(processed.put_nowait)
+            may_send.release()
+            with pytest.raises(ConnectionBroken):
+                await response.read()
+            response.process_directly(None)
+            response.release()
+        await session.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(call())
 
 
 class FakeTransport(asyncio.Transport):

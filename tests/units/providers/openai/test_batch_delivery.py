@@ -28,6 +28,10 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.protocol: asyncio.Protocol
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self.protocol = protocol
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: self.calls.append(name)
@@ -39,13 +43,14 @@ class Provider:
     def __init__(self) -> None:
         self.connection = Connection(Owner())
         self.transport = FakeTransport()
+        self.transport.protocol = self.connection
         self.connection.connection_made(cast(asyncio.Transport, self.transport))
         self.response = self.connection.ask(b"request")
 
     def send(self, *events: str) -> None:
         """Let the events arrive with one read."""
         data = b"".join(b"data: %b\n\n" % event.encode() for event in events)
-        self.connection.data_received(b"%x\r\n%b\r\n" % (len(data), data))
+        self.transport.protocol.data_received(b"%x\r\n%b\r\n" % (len(data), data))
 
     @asynccontextmanager
     async def answer(
@@ -56,7 +61,7 @@ class Provider:
         async def send(request: ModelRequest) -> Accepted:
             return Accepted(self.response, AnswerReader)
 
-        self.connection.data_received(HEAD)
+        self.transport.protocol.data_received(HEAD)
         self.send(word("Hello"))
         call = ProviderAnswer(
             send,

@@ -51,10 +51,14 @@ OTHERS = ["\n", '"', '","', "\\", "\u2028", "\x85", "\x7f", "\u3000", "</think>"
 
 
 class FakeTransport:
-    """Records what is written."""
+    """Records what is written, and has the protocol that gets what arrives."""
 
     def __init__(self) -> None:
         self.written = b""
+        self.protocol: asyncio.Protocol
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self.protocol = protocol
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -126,8 +130,9 @@ async def answer_of(
 ) -> Result:
     """Let a provider send an answer in these reads; return what the client and the log got."""
     result, live, client = Result(), LiveTurn("t", began=1.0), FakeConnection()
-    provider = Connection(Owner())
-    provider.connection_made(cast("asyncio.Transport", FakeTransport()))
+    provider, transport = Connection(Owner()), FakeTransport()
+    transport.protocol = provider
+    provider.connection_made(cast("asyncio.Transport", transport))
     response = provider.ask(b"request")
     scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": version}
     exchange = HttpExchange(
@@ -165,13 +170,13 @@ async def answer_of(
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     writing = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts()))
     asking = asyncio.create_task(ask())
-    provider.data_received(HEAD)
+    transport.protocol.data_received(HEAD)
     for read in reads:
-        provider.data_received(read)
+        transport.protocol.data_received(read)
         # The tasks run as far as they can.
         for _ in range(8):
             await asyncio.sleep(0)
-    provider.connection_lost(None)
+    transport.protocol.connection_lost(None)
     async with asyncio.timeout(20):
         await asyncio.gather(asking, return_exceptions=True)
         await writing
@@ -437,19 +442,23 @@ async def test_a_read_is_passed_on_while_nothing_has_ended_the_relay(ended_by: s
     data, read = event(" word"), chunk(event(" word"))
     relay = TextRelay(write, b"", lambda: ended_by == "reader")
     alarm = Alarm(lambda: None)
-    limits = 1.0, len(read) - (ended_by == "size"), lambda: ended_by == "end of the call"
+    parsed: list[bytes] = []
+    limits = 1.0, len(read) - (ended_by == "size"), lambda: ended_by == "end of the call", parsed.append
     if is_varying:
         varying = VaryingFrame.of(b"", data[6:-2], " word", b'"content"', 10_000)
         assert varying is not None
-        direct = varying_chunk_relay(varying, relay, alarm, *limits)
+        process = varying_chunk_relay(varying, relay, alarm, *limits)
     else:
         frame = RepeatedFrame.of(data[6:-2], " word", 10_000)
         assert frame is not None
-        direct = chunk_relay(frame, relay, alarm, *limits)
+        process = chunk_relay(frame, relay, alarm, *limits)
+
+    process(read)
 
     is_passed_on = ended_by == "nothing"
-    assert direct(read) is is_passed_on
-    assert (written, relay.texts) == (([b" word"], [" word"]) if is_passed_on else ([], []))
+    assert (written, relay.texts, parsed) == (
+        ([b" word"], [" word"], []) if is_passed_on else ([], [], [read])
+    )
 
 
 async def test_an_answer_that_is_too_long_fails_as_without_a_relay() -> None:
