@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.events import Completed
 from proxy.messages import UserMessage
+from proxy.providers.model import Finished
 from proxy.service.turns import Policy, TurnService
 from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.request import TurnRequest
@@ -41,7 +42,7 @@ class HeldHistory(MemoryHistory):
 
 
 class WatchedModel(ScriptedModel):
-    """Sets ``called`` when it is called, and ``has_answered`` when its last batch was read."""
+    """Sets ``called`` when it is called, and ``has_answered`` with its last batch, after which nothing is read."""
 
     def __init__(self, *script: Any) -> None:
         super().__init__(*script)
@@ -50,8 +51,9 @@ class WatchedModel(ScriptedModel):
     async def _batches(self, reply: Any) -> Any:
         self.called.set()
         async for batch in super()._batches(reply):
+            if isinstance(batch[-1], Finished):
+                self.has_answered.set()
             yield batch
-        self.has_answered.set()
 
 
 class SlowlyClosedModel(WatchedModel):
