@@ -8,7 +8,6 @@ checkpoint has the content of the turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Struct
@@ -136,8 +135,7 @@ def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: 
     )
 
 
-@dataclass(slots=True)
-class CheckpointLog:
+class CheckpointLog(Struct, eq=False):
     """``turns.steps.StepLog`` of one turn.
 
     ``first`` returns the first checkpoint, and ``is_saved`` is whether it is stored. ``number`` is that of the next
@@ -152,8 +150,8 @@ class CheckpointLog:
     first: Callable[[], bytes]
     is_saved: bool
     number: int = 1
-    _saved_items: int = field(default=0)
-    _saved_events: int = field(default=0)
+    _saved_items: int = 0
+    _saved_events: int = 0
     _is_suspended: bool = False
 
     @property

@@ -13,6 +13,8 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from proxy.errors import StoreUnavailable
 from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.remote_turns import RemoteTurns
@@ -31,8 +33,7 @@ END_TIMEOUT, END_INTERVAL = 5.0, 0.05
 """Seconds to wait for another worker to end a turn, and polling interval."""
 
 
-@dataclass(eq=False, slots=True)
-class _Watch:
+class _Watch(Struct, eq=False):
     """A turn of this worker; ``live.watcher`` is this object."""
 
     owner: DisconnectedTurns
@@ -65,8 +66,7 @@ class _Watch:
             self.owner.withdraw_end(self.key)
 
 
-@dataclass(eq=False, slots=True)
-class _RemoteWatch:
+class _RemoteWatch(Struct, eq=False):
     """The readers here of a turn of another worker; ``live.watcher`` is this object."""
 
     owner: DisconnectedTurns
@@ -96,8 +96,7 @@ class _RemoteWatch:
         self.owner.withdraw_end(self.record.turn)
 
 
-@dataclass(eq=False, slots=True)
-class _ReplayWatch:
+class _ReplayWatch(Struct, eq=False):
     """The readers of a completed turn whose answer was not read before; ``live.watcher`` is this object."""
 
     owner: DisconnectedTurns

@@ -6,16 +6,12 @@ import logging
 from collections.abc import Sequence
 
 from proxy.errors import StoreUnavailable, TurnInterrupted
-from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.leases import is_dead
-from proxy.service.progress import ProgressStore
-from proxy.service.runner import TurnRunner
 from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
-from proxy.service.turn_relay import TurnRelay
-from proxy.service.turn_start import ConversationCompactions
+from proxy.service.turn_launcher import TurnLauncher
 from proxy.turns.checkpoints import TakenOver
-from proxy.turns.records import TurnRecord
+from proxy.turns.records import Begun, TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 
@@ -32,19 +28,13 @@ class OrphanedTurns:
         clock: Clock,
         *,
         take_over: TakeOver | None,
-        runner: TurnRunner,
-        progress: ProgressStore,
-        disconnected: DisconnectedTurns,
-        relay: TurnRelay,
+        launcher: TurnLauncher,
     ) -> None:
         self._state = state
         self._history = history
         self._clock = clock
         self._take_over = take_over
-        self._runner = runner
-        self._progress = progress
-        self._disconnected = disconnected
-        self._relay = relay
+        self._launcher = launcher
         self._unrestored: list[TakenOver] = []
         """Turns that belong to this worker and could not be continued yet."""
 
@@ -88,10 +78,9 @@ class OrphanedTurns:
             return
         live = restored.live
         live.is_followed = True
-        restored.turn.progress = self._progress.of_turn(record.turn, is_stored=True)
-        restored.turn.compactions = ConversationCompactions(self._history, taken.conversation)
-        self._disconnected.watch(live, restored.turn, record.turn, restored.rules)
-        self._runner.start(live, team, restored.turn, restored.context, restored.log)
-        self._relay.turn_began(live, taken.conversation)
+        begun = Begun(record.turn, taken.conversation)
+        self._launcher.launch(
+            begun, live, team, restored.turn, restored.context, restored.rules, restored.log
+        )
         logger.warning("continuing a turn of another worker", extra={"turn_id": record.id})
         live.on_client_disconnect()

@@ -9,6 +9,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from proxy.errors import StoreUnavailable
 from proxy.messages import Item
 from proxy.turns.records import Progress
@@ -23,10 +25,6 @@ class ProgressStore:
     def __init__(self, history: TurnRepository) -> None:
         self.history = history
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def of_turn(self, turn: int, *, is_stored: bool) -> TurnProgress:
-        """Return the log of a turn by its key. Without ``is_stored``, no items are written."""
-        return TurnProgress(self, turn, is_stored=is_stored)
 
     def write_soon(self, turn: int, progress: Progress) -> None:
         """Write in the background. Progress of a turn that has ended by then has no effect."""
@@ -45,24 +43,23 @@ class ProgressStore:
             logger.warning("failed to store the progress of a turn")
 
 
-class TurnProgress:
-    """``turns.turn.ProgressLog`` for one turn."""
+class TurnProgress(Struct):
+    """``turns.turn.ProgressLog`` for the turn with this key. Without ``is_stored``, no items are written."""
 
-    def __init__(self, owner: ProgressStore, turn: int, *, is_stored: bool) -> None:
-        self._owner = owner
-        self._turn = turn
-        self._is_stored = is_stored
-        self._ran_effects = False
+    owner: ProgressStore
+    turn: int
+    is_stored: bool
+    ran_effects: bool = False
 
     async def store(self, agent: str, items: Sequence[Item]) -> None:
         """Write, and wait until it is durable."""
-        self._ran_effects = True
-        await self._owner.history.store_progress(self._turn, self._progress(agent, items))
+        self.ran_effects = True
+        await self.owner.history.store_progress(self.turn, self._progress(agent, items))
 
     def note(self, agent: str, items: Sequence[Item]) -> None:
         """Write in the background."""
-        if self._is_stored:
-            self._owner.write_soon(self._turn, self._progress(agent, items))
+        if self.is_stored:
+            self.owner.write_soon(self.turn, self._progress(agent, items))
 
     def _progress(self, agent: str, items: Sequence[Item]) -> Progress:
-        return Progress(agent, items if self._is_stored else (), self._ran_effects)
+        return Progress(agent, items if self.is_stored else (), self.ran_effects)

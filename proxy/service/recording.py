@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.conversations.fingerprints import last_answer_of
@@ -45,8 +45,7 @@ from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event, tools_that_ran
 
 
-@dataclass(slots=True)
-class StoredTurnContext:
+class StoredTurnContext(Struct, eq=False):
     """The parts of a running turn that its stored end needs. Side requests have none: they are not stored."""
 
     request: TurnRequest

@@ -77,6 +77,7 @@ def _by_place(rules: Sequence[Rule]) -> dict[_Place, dict[str, list[Rule]]]:
 
 
 _RULES = _by_place(load_rules())
+_ONLY_AND_LAST: tuple[_Place, ...] = ("only-user", "last-user")
 
 
 def has_side_request_text(request: TurnRequest) -> bool:
@@ -110,27 +111,32 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
 def is_side_request(messages: Sequence[Message]) -> bool:
     """Whether the messages have the text of a known frontend's side request."""
     last = messages[-1] if messages else None
-    if isinstance(last, UserMessage) and _matches("last-user", last):
-        return True
-    if last is not None and is_instruction(last) and _matches("last-system", last):
-        return True
     only_user = _only_user(messages)
-    if only_user is not None and _matches("only-user", only_user):
+    if only_user is not None:
+        places = _ONLY_AND_LAST if only_user is last else ("only-user",)
+        if _matches(only_user, *places):
+            return True
+    elif isinstance(last, UserMessage) and _matches(last, "last-user"):
+        return True
+    if last is not None and is_instruction(last) and _matches(last, "last-system"):
         return True
     if not has_instructions(messages):
         return False
-    return any(_matches("system", message) for message in messages if is_instruction(message))
+    return any(_matches(message, "system") for message in messages if is_instruction(message))
 
 
-def _matches(place: _Place, message: Message) -> bool:
+def _matches(message: Message, *places: _Place) -> bool:
+    """Whether the message has the text of a side request at one of the places: those of users, or of instructions."""
     text = text_of(message)
     # Most texts differ in the first character.
     first = text[:1].lower()
-    rules = _RULES.get(place, {}).get("" if first.isspace() else first, ())
-    if not rules or not any(rule.matches(text) for rule in rules):
-        return False
-    # In a template with sources, a person wrote the text behind it.
-    return place in ("last-system", "system") or unwrapped_text(text) == text
+    start = "" if first.isspace() else first
+    for place in places:
+        rules = _RULES.get(place, {}).get(start)
+        if rules is not None and any(rule.matches(text) for rule in rules):
+            # In a template with sources, a person wrote the text behind it.
+            return place in ("last-system", "system") or unwrapped_text(text) == text
+    return False
 
 
 def _only_user(messages: Sequence[Message]) -> Message | None:

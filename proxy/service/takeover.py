@@ -26,7 +26,7 @@ from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
 from proxy.turns.contract import ServedTeam
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_memory import LogMemory
-from proxy.turns.records import Begun, TurnRecord
+from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.steps import TurnStep
@@ -100,8 +100,7 @@ class TakeOver(Struct, frozen=True):
         turn.steps = recorded
         if not steps:
             recorded.continue_after(0, items=0, events=0)
-        begun = Begun(record.turn, taken.conversation)
-        context = StoredTurnContext(request, resolved, begun, taken.fence, saved.continues_approvals)
+        context = StoredTurnContext(request, resolved, None, taken.fence, saved.continues_approvals)
         return RestoredTurn(live, turn, context, saved.rules.restored(), log)
 
     async def give_up(self, taken: TakenOver) -> None:

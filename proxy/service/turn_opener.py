@@ -99,7 +99,7 @@ class TurnOpener:
         if resolved.conversation_id is not None:
             team = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
         agent = resolved.agent if resolved.agent in team.agents else team.entry
-        await self._start(request, team, replace(resolved, agent=agent), ())
+        await self._turn_start.start(request, team, replace(resolved, agent=agent), ())
 
     async def _open_queued(
         self,
@@ -133,7 +133,7 @@ class TurnOpener:
                     if resolved.is_running and not slot:
                         # Its end changes where the next turn begins, so that is looked for again.
                         raise ConversationBusy
-                    opened = await self._start(request, team, resolved, ignored, slot=slot)
+                    opened = await self._turn_start.start(request, team, resolved, ignored, slot=slot)
                 elif isinstance(resolved, UnrelatedMessages):
                     return self._turn_start.start_side(request, team)
                 else:
@@ -141,6 +141,11 @@ class TurnOpener:
                     skips_running = opened is None and isinstance(resolved, RunningMatch)
             except ApprovalsMoved:
                 continue
+            except IdempotencyKeyTaken:
+                # Another request has begun this turn in the meantime.
+                opened = await self._existing.repeated(request)
+                if opened is None:
+                    raise IdempotencyConflict from None
             except ConversationHeld:
                 raise
             except ConversationBusy:
@@ -154,44 +159,21 @@ class TurnOpener:
                 return opened
         raise ConversationBusy
 
-    async def _start(
-        self,
-        request: TurnRequest,
-        team: ServedTeam,
-        resolved: ResolvedTurn,
-        ignored: Sequence[str],
-        *,
-        slot: int = 0,
-    ) -> TurnHandle | None:
-        """Start the turn, or attach to the one that has taken its idempotency key in the meantime.
-
-        None if it waits for further approval decisions.
-        """
-        try:
-            return await self._turn_start.start(request, team, resolved, ignored, slot=slot)
-        except IdempotencyKeyTaken:
-            repeated = await self._existing.repeated(request)
-            if repeated is None:
-                raise IdempotencyConflict from None
-            return repeated
-
     async def _resolve(
         self, request: TurnRequest, team: ServedTeam, *, skips_running: bool = False
     ) -> tuple[ServedTeam, Sequence[str], Resolution]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
-        ignored, resolved = await self._resolve_for(request, team, skips_running=skips_running)
-        if isinstance(resolved, ResolvedTurn) and resolved.conversation_id is not None:
+        while True:
+            team.check_client_tools(tuple(request.tools))
+            ignored = ignored_parameters(request, team)
+            resolved = await self._resolver.resolve(request, team, skips_running=skips_running)
+            if not isinstance(resolved, ResolvedTurn) or resolved.conversation_id is None:
+                return team, ignored, resolved
             began_as = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
-            if began_as is not team:
-                return began_as, *await self._resolve_for(request, began_as, skips_running=skips_running)
-        return team, ignored, resolved
-
-    async def _resolve_for(
-        self, request: TurnRequest, team: ServedTeam, *, skips_running: bool
-    ) -> tuple[Sequence[str], Resolution]:
-        team.check_client_tools(tuple(request.tools))
-        ignored = ignored_parameters(request, team)
-        return ignored, await self._resolver.resolve(request, team, skips_running=skips_running)
+            if began_as is team:
+                return team, ignored, resolved
+            # With another version of the team it can begin with another agent.
+            team = began_as
 
 
 def _staying(left: ClientLeft) -> ClientLeft:

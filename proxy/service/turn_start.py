@@ -3,52 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
-from proxy.messages import Item
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, can_be_continued, continues_approvals, saved_turn
 from proxy.service.disconnect_rules import DisconnectRules
-from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.leases import Leases
-from proxy.service.progress import ProgressStore
+from proxy.service.policy import Policy
 from proxy.service.recording import StoredTurnContext, step_turn
-from proxy.service.remote_turns import RemoteTurns
 from proxy.service.runner import TurnRunner
 from proxy.service.side_requests import side_turn
 from proxy.service.turn_factory import new_turn, new_turn_id, turn_of
 from proxy.service.turn_handle import TurnHandle
-from proxy.service.turn_relay import TurnRelay
+from proxy.service.turn_launcher import TurnLauncher
 from proxy.turns.checkpoints import CheckpointRepository
 from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import Begun, NewTurn
 from proxy.turns.repository import TurnRepository
-from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest
+from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.turn import Turn
 
 
-class ConversationCompactions(Struct, frozen=True):
-    """Implements ``turns.turn.StoredCompactions``; ``conversation`` is the key."""
-
-    history: TurnRepository
-    conversation: int
-
-    async def read(self) -> Sequence[Item]:
-        """Return the newest items with a compaction, oldest first."""
-        return await self.history.compactions(self.conversation)
-
-
 class TurnStart:
-    """Starts turns. ``on_disconnect`` and ``disconnect_grace`` (seconds) are the defaults of the server."""
+    """Starts turns. ``policy`` has what the server does by default when clients disconnect."""
 
     def __init__(
         self,
@@ -57,29 +42,21 @@ class TurnStart:
         clock: Clock,
         lives: LiveTurns,
         *,
+        policy: Policy,
         leases: Leases,
-        runner: TurnRunner,
         checkpoints: CheckpointRepository | None,
-        progress: ProgressStore,
-        disconnected: DisconnectedTurns,
-        remote: RemoteTurns,
-        relay: TurnRelay,
-        on_disconnect: DisconnectPolicy,
-        disconnect_grace: float,
+        runner: TurnRunner,
+        launcher: TurnLauncher,
     ) -> None:
         self._history = history
         self._approvals = approvals
         self._clock = clock
         self._lives = lives
+        self._policy = policy
         self._leases = leases
-        self._runner = runner
         self._checkpoints = checkpoints
-        self._progress = progress
-        self._disconnected = disconnected
-        self._remote = remote
-        self._relay = relay
-        self._on_disconnect = on_disconnect
-        self._disconnect_grace = disconnect_grace
+        self._runner = runner
+        self._launcher = launcher
         self._is_store_available = True
 
     def check_memory(self) -> None:
@@ -88,7 +65,7 @@ class TurnStart:
         Raises:
             LogMemoryExhausted: The logs of this process have reached their memory limit.
         """
-        if not self._lives.has_memory():
+        if self._lives.memory.is_exhausted and not self._lives.has_memory():
             raise LogMemoryExhausted
 
     def preview(self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn) -> Turn:
@@ -141,38 +118,33 @@ class TurnStart:
         )
         turn = turn_of(request, new, resolved, self._approvals)
         rules = self._disconnect_rules(request, team)
-        is_lasting = self._is_lasting(request, resolved, rules)
+        checkpoints = self._checkpoints if can_be_continued(request, resolved) else None
+        # Checkpoints from the begin.
+        is_lasting = checkpoints is not None and (
+            rules.grace is None or request.in_background or request.idempotency_key is not None
+        )
         if is_lasting:
             new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
         live = LiveTurn(
-            new.id,
-            conversation_id=new.conversation_id,
-            began=new.created_at,
-            memory=self._lives.memory,
+            new.id, conversation_id=new.conversation_id, began=new.created_at, memory=self._lives.memory
         )
         context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
         if not is_lasting and not slot and self._may_run_before_begin(request, resolved):
             # The call of the model and the commit take place at the same time.
             turn.begin = asyncio.get_running_loop().create_future()
             self._runner.start(live, team, turn, context)
-        begun = await self._begin_or_withdraw(new, resolved, live, turn)
+        try:
+            begun = await self._begin(new, resolved)
+        except BaseException as error:
+            await self._withdraw(live, turn, error)
+            raise
+        self._is_store_available = True
         if begun is None:
             return None
-        context.begun = begun
-        turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
-        turn.compactions = ConversationCompactions(self._history, begun.conversation)
-        if self._checkpoints is not None and can_be_continued(request, resolved):
+        if checkpoints is not None:
             first = partial(saved_turn, turn, request, resolved, rules)
-            turn.steps = CheckpointLog(
-                self._checkpoints, live, turn, begun.turn, 0, first, is_saved=is_lasting
-            )
-        self._disconnected.watch(live, turn, begun.turn, rules)
-        if turn.begin is None:
-            self._runner.start(live, team, turn, context)
-        else:
-            self._runner.confirm(live, turn)
-        self._remote.notify_turn_started(begun.conversation)
-        self._relay.turn_began(live, begun.conversation)
+            turn.steps = CheckpointLog(checkpoints, live, turn, begun.turn, 0, first, is_lasting)
+        self._launcher.launch(begun, live, team, turn, context, rules)
         return TurnHandle(
             live=live,
             turn_id=new.id,
@@ -200,47 +172,33 @@ class TurnStart:
             return False
         return not (resolved.is_running or self._lives.has_turn_of(resolved.conversation_id))
 
-    async def _begin_or_withdraw(
-        self, new: NewTurn, resolved: ResolvedTurn, live: LiveTurn, turn: Turn
-    ) -> Begun | None:
-        """Write the turn as running, and cancel what it has started if that fails; result as in ``_begin``."""
-        try:
-            begun = await self._begin(new, resolved)
-        except BaseException as error:
-            # Any other error, such as a cancellation, says nothing about the store.
-            if isinstance(error, StoreUnavailable):
-                self._is_store_available = False
-            if turn.begin is not None:
-                await self._runner.withdraw(live, turn)
-            raise
-        self._is_store_available = True
-        return begun
+    def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Awaitable[Begun | None]:
+        """Write the turn as running; None if it waits for further approval decisions."""
+        if resolved.step is not None:
+            return self._history.begin(new, parent=step_turn(resolved.step, new, new_turn_id()))
+        resumption = resolved.resumption
+        if resumption is None or resumption.update is None:
+            return self._history.begin(new)
+        return self._approvals.resume(new, resumption.update)
 
-    def _is_lasting(self, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bool:
-        """Whether the turn has checkpoints from its begin."""
-        if self._checkpoints is None or not can_be_continued(request, resolved):
-            return False
-        return rules.grace is None or request.in_background or request.idempotency_key is not None
+    async def _withdraw(self, live: LiveTurn, turn: Turn, error: BaseException) -> None:
+        """Cancel what a turn has started that could not begin."""
+        # Any other error, such as a cancellation, says nothing about the store.
+        if isinstance(error, StoreUnavailable):
+            self._is_store_available = False
+        if turn.begin is not None:
+            await self._runner.withdraw(live, turn)
 
     def _disconnect_rules(self, request: TurnRequest, team: ServedTeam) -> DisconnectRules:
-        policy = request.on_disconnect or team.on_disconnect or self._on_disconnect
+        policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         is_immediate = request.on_disconnect == "cancel"
-        grace = 0.0 if is_immediate else self._disconnect_grace
+        grace = 0.0 if is_immediate else self._policy.disconnect_grace
         return DisconnectRules(
             None if policy == "detach" else grace,
             is_immediate=is_immediate,
             has_key=request.idempotency_key is not None,
             is_repeatable=request.is_repeatable,
         )
-
-    async def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Begun | None:
-        """Write the turn as running; None if it waits for further approval decisions."""
-        if resolved.step is not None:
-            return await self._history.begin(new, parent=step_turn(resolved.step, new, new_turn_id()))
-        resumption = resolved.resumption
-        if resumption is None or resumption.update is None:
-            return await self._history.begin(new)
-        return await self._approvals.resume(new, resumption.update)
 
 
 def ignored_parameters(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:

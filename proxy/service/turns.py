@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 
 from proxy.approvals.repository import Approval, Approvals
@@ -31,6 +31,7 @@ from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
 from proxy.service.turn_handle import TurnHandle
+from proxy.service.turn_launcher import TurnLauncher
 from proxy.service.turn_opener import PreviewedTurn, TurnOpener
 from proxy.service.turn_relay import TurnRelay
 from proxy.service.turn_start import TurnStart
@@ -110,16 +111,10 @@ class TurnService:
             take_over = TakeOver(
                 history, checkpoints, approvals, clock, worker, self._leases.until, self._lives.memory
             )
-        self._orphaned = OrphanedTurns(
-            self._state,
-            history,
-            clock,
-            take_over=take_over,
-            runner=self._runner,
-            progress=self._progress,
-            disconnected=self._disconnected,
-            relay=self._relay,
+        launcher = TurnLauncher(
+            history, self._runner, self._progress, self._disconnected, self._relay, self._remote
         )
+        self._orphaned = OrphanedTurns(self._state, history, clock, take_over=take_over, launcher=launcher)
         self._existing = ExistingTurns(
             self._state,
             history,
@@ -146,15 +141,11 @@ class TurnService:
             approvals,
             clock,
             self._lives,
+            policy=policy,
             leases=self._leases,
-            runner=self._runner,
             checkpoints=checkpoints,
-            progress=self._progress,
-            disconnected=self._disconnected,
-            remote=self._remote,
-            relay=self._relay,
-            on_disconnect=policy.on_disconnect,
-            disconnect_grace=policy.disconnect_grace,
+            runner=self._runner,
+            launcher=launcher,
         )
         self._opener = TurnOpener(
             self._state,
@@ -223,7 +214,9 @@ class TurnService:
         await self._remote.close()
         await self._leases.close()
 
-    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> TurnHandle:
+    def open(
+        self, request: TurnRequest, *, left: ClientLeft | None = None
+    ) -> Coroutine[object, object, TurnHandle]:
         """Begin a turn, or attach to the turn that this request repeats.
 
         ``left`` ends the wait of a request that queues for its conversation.
@@ -237,7 +230,7 @@ class TurnService:
             LogMemoryExhausted: The logs of this process have reached their memory limit.
             ShuttingDown: ``close`` was called.
         """
-        return await self._opener.open(request, left=left)
+        return self._opener.open(request, left=left)
 
     async def end_unattended(self, caller: str, conversation_id: str) -> bool:
         """End the running turn of a conversation if its client has left and it only waits for one."""

@@ -63,7 +63,6 @@ class LiveTurns:
 
     def has_memory(self) -> bool:
         """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
-        # Each request calls this twice.
         if not self.memory.is_exhausted:
             return True
         self._relieve()
@@ -105,7 +104,8 @@ class LiveTurns:
         self._weight += live.log.weight
         while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
             self._evict_oldest()
-        self.has_memory()
+        if self.memory.is_exhausted:
+            self._relieve()
 
     def get(self, turn_id: str) -> LiveTurn | None:
         """Return a turn that runs or is retained; None for any other."""
