@@ -9,7 +9,7 @@ from proxy.conversations.shortened_lists import END_ITEMS, items_of_shortened, m
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
 from proxy.messages import UserMessage
-from proxy.turns.records import TurnMatch
+from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import Match
 
 
@@ -40,8 +40,8 @@ async def added_messages(query: ResolverQuery) -> RuleMatch | None:
     """Continue from the head of the named conversation if all messages of the request are new."""
     if query.head is None or not query.request.is_addition:
         return None
-    chain = await query.turns.chain(query.head)
-    return RuleMatch(query.request.id_source, query.request.conversation_id, chain)
+    branch = await query.turns.branch(query.head)
+    return RuleMatch(query.request.id_source, query.request.conversation_id, branch)
 
 
 async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | None:
@@ -64,9 +64,12 @@ async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | N
         return shortened
     if found.place is None:
         return RuleMatch(rule, request.conversation_id, agent=found.agent)
-    chain = await query.turns.chain(found.place.turn)
+    branch = await query.turns.branch(found.place.turn)
+    if branch is None:
+        # Deleted since.
+        return None
     conversation_id = request.conversation_id or found.place.conversation_id
-    return RuleMatch(rule, conversation_id, chain, found.length, agent=found.agent)
+    return RuleMatch(rule, conversation_id, branch, found.length, agent=found.agent)
 
 
 async def _shortened(query: ResolverQuery, place: TurnMatch, rule: Match) -> RuleMatch | None:
@@ -82,7 +85,7 @@ async def _shortened(query: ResolverQuery, place: TurnMatch, rule: Match) -> Rul
     if context is None:
         return None
     conversation_id = query.request.conversation_id or place.conversation_id
-    return RuleMatch(rule, conversation_id, chain, length, agent=place.agent, context=context)
+    return RuleMatch(rule, conversation_id, Branch.of(chain), length, agent=place.agent, context=context)
 
 
 async def summarized(query: ResolverQuery) -> RuleMatch | None:
@@ -93,11 +96,13 @@ async def summarized(query: ResolverQuery) -> RuleMatch | None:
     request = query.request
     if query.head is None or not is_summarized(query.messages, request.system_messages):
         return None
-    chain = await query.turns.chain(query.head)
+    branch = await query.turns.branch(query.head)
+    if branch is None:
+        return None
     is_decision = request.approval_decisions or plain_decision(query.new_messages)
-    if chain[-1].is_paused and is_decision and query.may_read(chain[-1]):
-        return RuleMatch(request.id_source, request.conversation_id, chain, query.last_assistant + 1)
-    return RuleMatch(request.id_source, request.conversation_id, agent=chain[-1].agent)
+    if branch.last.is_paused and is_decision and query.may_read(branch.last):
+        return RuleMatch(request.id_source, request.conversation_id, branch, query.last_assistant + 1)
+    return RuleMatch(request.id_source, request.conversation_id, agent=branch.last.agent)
 
 
 async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMessages | None:
@@ -121,8 +126,8 @@ async def conversation_head(query: ResolverQuery) -> RuleMatch | None:
         return None
     chain = await query.turns.chain(query.head)
     if request.id_source == "frontend-header" or is_first_input(chain[0], query.messages):
-        chain = ()
-    return RuleMatch(request.id_source, request.conversation_id, chain)
+        return RuleMatch(request.id_source, request.conversation_id)
+    return RuleMatch(request.id_source, request.conversation_id, Branch.of(chain))
 
 
 async def agent_name(query: ResolverQuery) -> RuleMatch | None:

@@ -21,7 +21,7 @@ from proxy.messages import (
     is_instruction,
     text_of,
 )
-from proxy.turns.records import ChainTurn
+from proxy.turns.records import Branch, ChainTurn
 from proxy.turns.wrapped_text import unwrapped_text
 
 _SIZE = 16
@@ -127,32 +127,24 @@ class Transcript:
         return _digest(b"input", self._hash(), b"%d" % self._results)
 
 
-def newest_known(chain: Sequence[ChainTurn]) -> int:
-    """Return the index of the newest turn that has a fingerprint; -1 if there is none."""
-    return next((at for at in range(len(chain) - 1, -1, -1) if chain[at].fingerprint is not None), -1)
-
-
-def transcript_after(
-    chain: Sequence[ChainTurn], scope: bytes, messages: Sequence[Message] = ()
-) -> Transcript:
-    """Return the transcript of a chain and the messages after it, computed from its newest fingerprint."""
-    known = newest_known(chain)
-    start = chain[known].fingerprint if known >= 0 else None
-    transcript = Transcript(start or scope)
-    for turn in chain[known + 1 :]:
-        transcript.extend([item.message for item in turn.items if item.agent is None])
+def transcript_after(branch: Branch | None, scope: bytes, messages: Sequence[Message] = ()) -> Transcript:
+    """Return the transcript of a branch and the messages after it, computed from its newest fingerprint."""
+    transcript = Transcript((branch and branch.fingerprint) or scope)
+    if branch is not None and branch.unknown:
+        unknown = branch.items[-branch.unknown :]
+        transcript.extend([item.message for item in unknown if item.agent is None])
     transcript.extend(messages)
     return transcript
 
 
-def fingerprint_behind(chain: Sequence[ChainTurn], messages: Iterable[Message]) -> bytes | None:
-    """Return the fingerprint of messages after a chain; None if they do not end with an answer.
+def fingerprint_behind(branch: Branch | None, messages: Iterable[Message]) -> bytes | None:
+    """Return the fingerprint of messages after a branch; None if they do not end with an answer.
 
-    None also if no turn of the chain has a fingerprint: then its team and its end user are not known yet.
+    None also if no turn of the branch has a fingerprint: then its team and its end user are not known yet.
     """
-    if newest_known(chain) < 0:
+    if branch is None or branch.fingerprint is None:
         return None
-    transcript = transcript_after(chain, b"")
+    transcript = transcript_after(branch, b"")
     fingerprint: bytes | None = None
     for message in messages:
         found = transcript.add(message)

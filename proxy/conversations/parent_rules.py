@@ -11,7 +11,7 @@ from proxy.conversations.tool_results import answered_in, called_in, check_calls
 from proxy.errors import ConversationBusy
 from proxy.messages import UserMessage
 from proxy.request_errors import ParentNotFound
-from proxy.turns.records import ChainTurn
+from proxy.turns.records import Branch, ChainTurn
 from proxy.turns.request import ROOT
 
 
@@ -49,14 +49,14 @@ async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
         raise ParentNotFound(request.parent)
     if step is not None and not (record.is_history and len(step.items) == len(record.items)):
         return await _after_step(query, step)
-    chain = await query.turns.chain(record.turn) if record.is_history else ()
-    if not chain or not query.may_read(chain[-1]):
+    branch = await query.turns.branch(record.turn) if record.is_history else None
+    if branch is None or not query.may_read(branch.last):
         raise ParentNotFound(turn_id)
-    answered, pending = answered_in(query.messages), chain[-1].pending
+    answered, pending = answered_in(query.messages), branch.last.pending
     check_calls(answered, {*pending, *called_in(query.messages)}, request.messages)
     if answered or request.parent_source == "previous-response" or not _has_user_message(query):
         check_results(pending, answered)
-    return RuleMatch(request.parent_source, record.conversation_id, chain)
+    return RuleMatch(request.parent_source, record.conversation_id, branch)
 
 
 def _has_user_message(query: ResolverQuery) -> bool:
@@ -68,7 +68,8 @@ async def _after_step(query: ResolverQuery, step: Step) -> RuleMatch:
     request, record = query.request, step.record
     chain = await query.turns.chain(record.parent) if record.parent is not None else ()
     check_calls(answered_in(query.messages), called_in(query.messages), request.messages)
-    transcript = transcript_after(chain, query.scope, [item.message for item in record.input])
+    before = Branch.of(chain) if chain else None
+    transcript = transcript_after(before, query.scope, [item.message for item in record.input])
     fingerprint = transcript.answer(step.text) if step.text else None
     turn = ChainTurn(
         turn=record.turn,
@@ -83,4 +84,4 @@ async def _after_step(query: ResolverQuery, step: Step) -> RuleMatch:
     if not query.may_read(turn):
         raise ParentNotFound(record.id)
     step = replace(step, fingerprint=fingerprint)
-    return RuleMatch(request.parent_source, record.conversation_id, [*chain, turn], step=step)
+    return RuleMatch(request.parent_source, record.conversation_id, Branch.of([*chain, turn]), step=step)

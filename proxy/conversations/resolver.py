@@ -46,7 +46,7 @@ from proxy.messages import (
 )
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
-from proxy.turns.records import ChainTurn, Conversation
+from proxy.turns.records import Branch, Conversation
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
@@ -95,7 +95,7 @@ class ResolvedTurn(Struct, frozen=True):
     is_paused: bool = False
     """Whether the parent turn ended with a batch for approval."""
     is_stored_whole: bool = True
-    """Whether the store has the content of all turns of the chain."""
+    """Whether the store has the content of all turns of the branch."""
     resumption: Resumption | None = None
     continued: str = ""
     """Text of the assistant message at the end of the list, to which the client appends the answer. Then ``transcript``
@@ -171,14 +171,17 @@ class ConversationResolver:
         resolved = _resolved(query, match)
         if match.step is not None or resolved.continued:
             return resolved
-        repeated = await find_repetition(query, match.chain, resolved.transcript, match.conversation_id)
+        last = match.branch.last if match.branch is not None else None
+        repeated = await find_repetition(query, last, resolved.transcript, match.conversation_id)
         if not isinstance(repeated, Repetition) or (repeated.step is None and not repeated.first_attempt):
             return repeated or resolved
         if repeated.step is None:
             return replace(resolved, first_attempt=repeated.first_attempt)
         step = repeated.step
         parent = step.record.parent
-        return _resolved_behind(resolved, step, await self._turns.chain(parent) if parent is not None else ())
+        return _resolved_behind(
+            resolved, step, await self._turns.branch(parent) if parent is not None else None
+        )
 
 
 def _has_no_parent(resolution: Resolution) -> bool:
@@ -188,9 +191,9 @@ def _has_no_parent(resolution: Resolution) -> bool:
     )
 
 
-def _resolved_behind(resolved: ResolvedTurn, step: Step, chain: Sequence[ChainTurn]) -> ResolvedTurn:
-    """Return the starting point of a turn without input that continues behind a step; ``chain`` ends before it."""
-    before = [item for turn in chain for item in turn.items]
+def _resolved_behind(resolved: ResolvedTurn, step: Step, branch: Branch | None) -> ResolvedTurn:
+    """Return the starting point of a turn without input that continues behind a step; ``branch`` ends before it."""
+    before = branch.items if branch is not None else ()
     context = [*before, *step.record.input, *step.items]
     return replace(
         resolved,
@@ -207,23 +210,25 @@ def _resolved_behind(resolved: ResolvedTurn, step: Step, chain: Sequence[ChainTu
 
 def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     """Build the context and the input of the turn that a rule selected."""
-    request, chain = query.request, match.chain
+    request, branch = query.request, match.branch
+    last = branch.last if branch is not None else None
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
-    is_stored_whole = all(turn.is_stored for turn in chain)
-    items = [item for turn in chain for item in turn.items]
+    is_stored_whole = branch is None or branch.is_stored
+    items = branch.items if branch is not None else []
     stored: list[SystemMessage | DeveloperMessage] = []
     if items and has_instructions([item.message for item in items]):
         stored = [message for item in items if is_instruction(message := item.message)]
+    context: Sequence[Item]
     if match.context is not None:
-        context = list(match.context)
+        context = match.context
     elif shown and not is_stored_whole:
         context = request.items_of(shown)
     else:
         context = items if not stored else [item for item in items if not is_instruction(item.message)]
     new_items = request.items_of(new)
-    parent = chain[-1].turn if chain else None
-    agent = match.agent or (chain[-1].agent if chain else None)
+    parent = last.turn if last is not None else None
+    agent = match.agent or (last.agent if last is not None else None)
     added = request.system_messages
     if stored:
         added = [message for message in added if message not in stored]
@@ -231,7 +236,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
     continued = _continued(query)
-    transcript = transcript_after(chain, query.scope, new) if chain else query.transcript
+    transcript = transcript_after(branch, query.scope, new) if branch is not None else query.transcript
     if match.is_partly_shown:
         transcript = query.transcript
     if continued:
@@ -250,7 +255,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         scope=query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
         is_at_head=match.conversation_id is not None and match.step is None and parent == query.head,
-        is_paused=bool(chain) and chain[-1].is_paused,
+        is_paused=last is not None and last.is_paused,
         is_stored_whole=is_stored_whole,
         continued=continued,
         step=match.step,

@@ -13,7 +13,7 @@ from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_o
 from proxy.conversations.steps import Step
 from proxy.messages import AssistantMessage, Item, Message, ToolMessage, UserMessage, text_of
 from proxy.turns.contract import Team
-from proxy.turns.records import ChainTurn, Conversation, TurnMatch
+from proxy.turns.records import Branch, ChainTurn, Conversation, TurnMatch
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Match, TurnRequest
 
@@ -164,23 +164,23 @@ def _input_ends(messages: Sequence[Message]) -> Sequence[int]:
 class RuleMatch(Struct, frozen=True):
     """The starting point that a rule found.
 
-    ``chain`` ends with the parent turn; an empty chain starts the conversation. The first ``shown`` messages of the
-    request are part of the chain, ``new`` are the others (by default the rest of the list). ``agent`` is the active
-    agent, if it is not that of the last turn of the chain.
+    ``branch`` ends with the parent turn; without it the turn starts the conversation. The first ``shown`` messages of
+    the request are part of the branch, ``new`` are the others (by default the rest of the list). ``agent`` is the
+    active agent, if it is not that of the last turn of the branch.
     """
 
     rule: Match
     conversation_id: str | None
-    chain: Sequence[ChainTurn] = ()
+    branch: Branch | None = None
     shown: int = 0
     new: Sequence[Message] | None = None
     agent: str | None = None
     is_partly_shown: bool = False
-    """Whether the list shows only a part of the last answer of the chain."""
+    """Whether the list shows only a part of the last answer of the branch."""
     context: Sequence[Item] | None = None
-    """The context, if it is not that of the chain."""
+    """The context, if it is not that of the branch."""
     step: Step | None = None
-    """If not None, the last turn of the chain is this part of a turn, which is not stored as a turn yet."""
+    """If not None, the last turn of the branch is this part of a turn, which is not stored as a turn yet."""
 
 
 class UnrelatedMessages(Struct, frozen=True):
@@ -267,5 +267,5 @@ async def _is_decision_on(query: ResolverQuery, place: TurnMatch) -> bool:
     """Whether the new messages are only a decision on the approvals of this turn, whose question is unique."""
     if not place.is_unique or not (query.request.approval_decisions or plain_decision(query.new_messages)):
         return False
-    chain = await query.turns.chain(place.turn)
-    return bool(chain) and chain[-1].is_paused and query.may_read(chain[-1])
+    branch = await query.turns.branch(place.turn)
+    return branch is not None and branch.last.is_paused and query.may_read(branch.last)

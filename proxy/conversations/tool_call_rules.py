@@ -19,7 +19,7 @@ from proxy.conversations.tool_results import (
 )
 from proxy.messages import Message, ToolCall
 from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
-from proxy.turns.records import ChainTurn, TurnMatch
+from proxy.turns.records import Branch, TurnMatch
 
 
 async def function_result(query: ResolverQuery) -> RuleMatch | None:
@@ -35,14 +35,19 @@ async def function_result(query: ResolverQuery) -> RuleMatch | None:
     if place is not None and not place.is_unique:
         return RuleMatch("last-answer", query.request.conversation_id, agent=place.agent)
     turn = place.turn if place is not None else query.head
-    chain = await query.turns.chain(turn) if turn is not None else ()
-    pending = pending_call_of(chain[-1]) if chain and query.may_read(chain[-1]) else None
-    if pending is not None and len(results) == 1 and is_result_of(results[0], pending, call):
-        return _resumed(query, chain, [with_call_id(pending, message) for message in query.new_messages])
+    branch = await query.turns.branch(turn) if turn is not None else None
+    pending = pending_call_of(branch.last) if branch is not None and query.may_read(branch.last) else None
+    if (
+        branch is not None
+        and pending is not None
+        and len(results) == 1
+        and is_result_of(results[0], pending, call)
+    ):
+        return _resumed(query, branch, [with_call_id(pending, message) for message in query.new_messages])
     if call is None:
         raise FunctionCallNotFound(query.request.messages.index(results[0]))
     # A turn without stored content still determines the agent. Without a turn, the list contains the call itself.
-    return _resumed(query, chain) if place is not None else None
+    return _resumed(query, branch) if place is not None and branch is not None else None
 
 
 async def tool_results(query: ResolverQuery) -> RuleMatch | None:
@@ -54,15 +59,15 @@ async def tool_results(query: ResolverQuery) -> RuleMatch | None:
     request, answered = query.request, answered_in(query.new_messages)
     if not answered or _function_results(query):
         return None
-    chain = await _chain_of_calls(query, answered)
-    if not chain:
+    branch = await _branch_of_calls(query, answered)
+    if branch is None:
         # A list from another server can contain both calls and results. Any other id is unknown.
         own = called_in(query.messages[query.last_assistant :]) if query.last_assistant >= 0 else set()
         check_calls(answered, own, request.messages)
         return None
-    check_calls(answered, chain[-1].pending, request.messages)
-    check_results(chain[-1].pending, answered)
-    return _resumed(query, chain)
+    check_calls(answered, branch.last.pending, request.messages)
+    check_results(branch.last.pending, answered)
+    return _resumed(query, branch)
 
 
 async def unanswered_calls(query: ResolverQuery) -> RuleMatch | None:
@@ -72,8 +77,8 @@ async def unanswered_calls(query: ResolverQuery) -> RuleMatch | None:
     if answered_in(query.new_messages) or _function_results(query):
         return None
     calls = called_in([query.messages[query.last_assistant]])
-    chain = await _chain_of_calls(query, sorted(calls)) if calls else ()
-    return _resumed(query, chain) if chain else None
+    branch = await _branch_of_calls(query, sorted(calls)) if calls else None
+    return _resumed(query, branch) if branch is not None else None
 
 
 def _function_results(query: ResolverQuery) -> list[Message]:
@@ -87,21 +92,19 @@ async def _place_of(query: ResolverQuery, call: ToolCall) -> TurnMatch | None:
     return await query.turns.find_last_answer(digest, conversation=query.conversation_key)
 
 
-async def _chain_of_calls(query: ResolverQuery, call_ids: Sequence[str]) -> Sequence[ChainTurn]:
-    """Return the chain of the newest turn that made one of the calls; empty if the end user may not read it."""
+async def _branch_of_calls(query: ResolverQuery, call_ids: Sequence[str]) -> Branch | None:
+    """Return the branch of the newest turn that made one of the calls; None if the end user may not read it."""
     found = await query.turns.find_pending(
         query.request.caller, call_ids, conversation=query.conversation_key
     )
     newest = dict(reversed(found))
-    chain = await query.turns.chain(max(newest.values())) if newest else ()
-    return chain if chain and query.may_read(chain[-1]) else ()
+    branch = await query.turns.branch(max(newest.values())) if newest else None
+    return branch if branch is not None and query.may_read(branch.last) else None
 
 
-def _resumed(
-    query: ResolverQuery, chain: Sequence[ChainTurn], new: Sequence[Message] | None = None
-) -> RuleMatch:
+def _resumed(query: ResolverQuery, branch: Branch, new: Sequence[Message] | None = None) -> RuleMatch:
     """Continue from a turn with pending tool calls."""
-    if query.last_assistant < 0 and not chain[-1].is_stored:
+    if query.last_assistant < 0 and not branch.last.is_stored:
         raise ToolCallsNotStored
-    conversation_id = query.request.conversation_id or chain[-1].conversation_id
-    return RuleMatch("tool-calls", conversation_id, chain, query.last_assistant + 1, new)
+    conversation_id = query.request.conversation_id or branch.last.conversation_id
+    return RuleMatch("tool-calls", conversation_id, branch, query.last_assistant + 1, new)

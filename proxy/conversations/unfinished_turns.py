@@ -18,7 +18,7 @@ from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
 from proxy.conversations.steps import Step, finished_part
 from proxy.conversations.visible_messages import visible_messages
 from proxy.messages import AssistantMessage, is_instruction, text_of
-from proxy.turns.records import ChainTurn, InputMatch, TurnRecord, is_unattended
+from proxy.turns.records import Branch, ChainTurn, InputMatch, TurnRecord, is_unattended
 
 MIN_BEGINNING = 4
 """Bytes of an unfinished answer, without white space, that a client has to show if it shows any."""
@@ -64,7 +64,7 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
 
 
 async def find_repetition(
-    query: ResolverQuery, chain: Sequence[ChainTurn], transcript: Transcript, conversation_id: str | None
+    query: ResolverQuery, parent: ChainTurn | None, transcript: Transcript, conversation_id: str | None
 ) -> Repetition | RunningMatch | None:
     """Return the turn whose request this one repeats; the other arguments are those of the new turn.
 
@@ -73,13 +73,13 @@ async def find_repetition(
     team = query.team
     if not query.new_messages or not (team.has_effects if conversation_id is None else team.has_tools):
         return None
-    if chain and _repeats(chain[-1], query):
-        record = await query.turns.turn(query.request.caller, chain[-1].id)
-        if not chain[-1].is_complete:
+    if parent is not None and _repeats(parent, query):
+        record = await query.turns.turn(query.request.caller, parent.id)
+        if not parent.is_complete:
             return _continuation(record)
         if record is not None and _is_unread(record) and _has_same_body(query, record):
             return Repetition(record.id)
-    if chain and chain[-1].is_head and query.request.is_stored:
+    if parent is not None and parent.is_head and query.request.is_stored:
         # An unfinished turn behind the head would be the head itself. This saves most conversations a query.
         return None
     found = await query.turns.find_by_input([transcript.input_fingerprint()])
@@ -124,7 +124,7 @@ async def _matching(
         if following.tool_calls or following.function_call:
             return None
         shown = hashed_answer(text_of(following))
-    fitting: list[tuple[InputMatch, Sequence[ChainTurn]]] = []
+    fitting: list[tuple[InputMatch, Branch]] = []
     for match in found:
         if match.status == "running":
             if not query.skips_running:
@@ -132,17 +132,17 @@ async def _matching(
             continue
         if not match.is_history or (match.status == "completed" and match.left_at is None and not shown):
             continue
-        chain = await query.turns.chain(match.turn)
-        if chain and query.may_read(chain[-1]) and _is_beginning(shown, chain[-1], match):
-            fitting.append((match, chain))
+        branch = await query.turns.branch(match.turn)
+        if branch is not None and query.may_read(branch.last) and _is_beginning(shown, branch.last, match):
+            fitting.append((match, branch))
     if not fitting or len({match.conversation for match, _ in fitting}) > 1:
         return None
-    match, chain = fitting[0]
+    match, branch = fitting[0]
     request = query.request
     length = index + 2 if isinstance(following, AssistantMessage) else index + 1
     rule = "fingerprint" if request.conversation_id is None else request.id_source
     conversation_id = request.conversation_id or match.conversation_id
-    return RuleMatch(rule, conversation_id, chain, length, is_partly_shown=True)
+    return RuleMatch(rule, conversation_id, branch, length, is_partly_shown=True)
 
 
 def _is_beginning(shown: bytes, turn: ChainTurn, match: InputMatch) -> bool:

@@ -23,14 +23,13 @@ from proxy.messages import (
     ContextMode,
     DeveloperMessage,
     FunctionTool,
-    Item,
     NamedToolChoice,
     Parameters,
     SystemMessage,
     ToolChoiceMode,
     is_instruction,
 )
-from proxy.turns.records import ChainTurn, TurnRecord
+from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.structured_output import compile_response_format
@@ -179,9 +178,9 @@ class ApprovalResumption:
     async def _resume(self, caller: str, approval: Approval, decisions: Sequence[DecisionRecord]) -> None:
         record = await self._history.turn(caller, approval.turn_id)
         stored_options = await self._approvals.circumstances(approval.turn)
-        chain = await self._history.chain(approval.turn)
+        branch = await self._history.branch(approval.turn)
         approvals = await self._approvals.of_turn(approval.turn)
-        if record is None or stored_options is None or not chain or not approvals:
+        if record is None or stored_options is None or branch is None or not approvals:
             raise ApprovalNotFound(approval.id)
         if approval not in approvals:
             raise ApprovalsMoved
@@ -192,12 +191,12 @@ class ApprovalResumption:
             conversation_id=record.conversation_id,
             match="same-turn",
             parent=record.turn,
-            agent=chain[-1].agent,
-            context=_visible_to_agents(chain),
+            agent=branch.last.agent,
+            context=[item for item in branch.items if not is_instruction(item.message)],
             input=(),
             new_messages=(),
             overlay=saved.overlay,
-            transcript=transcript_after(chain, scope),
+            transcript=transcript_after(branch, scope),
             scope=scope,
             is_paused=True,
             resumption=resumption,
@@ -205,10 +204,6 @@ class ApprovalResumption:
         request = await request_of(caller, record, saved)
         options = msgspec.Raw(resumed_options(record.options, record.id))
         await self._begin(replace(request, options=options), resolved)
-
-
-def _visible_to_agents(chain: Sequence[ChainTurn]) -> list[Item]:
-    return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
 async def request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:

@@ -126,13 +126,14 @@ class TakeOver(Struct, frozen=True):
         return ApprovalContinuation(saved.continuation.decided, saved.continuation.note, calls, runs)
 
     async def _resolved(self, record: TurnRecord, saved: SavedTurn) -> ResolvedTurn:
-        chain = await self.history.chain(record.parent) if record.parent is not None else []
+        branch = await self.history.branch(record.parent) if record.parent is not None else None
+        before = branch.items if branch is not None else ()
         return ResolvedTurn(
             conversation_id=record.conversation_id,
             match="same-turn",
             parent=record.parent,
             agent=record.agent,
-            context=[item for turn in chain for item in turn.items if not is_instruction(item.message)],
+            context=[item for item in before if not is_instruction(item.message)],
             input=record.input,
             new_messages=[item for item in record.input if not is_instruction(item.message)],
             overlay=saved.options.overlay,

@@ -29,7 +29,7 @@ from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.records import ChainTurn, Conversation, Page, TurnRecord
+from proxy.turns.records import Branch, Conversation, Page, TurnRecord
 
 R = TypeVar("R")
 
@@ -88,7 +88,7 @@ class SqlLibrary:
         now: float,
         end_user: str = "",
     ) -> Conversation:
-        first = _addition(None, [], items)
+        first = _addition(None, None, items)
         return await self._write(
             lambda on: self._changes.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
@@ -134,14 +134,14 @@ class SqlLibrary:
     ) -> Sequence[StoredItem] | None:
         for _ in range(ATTEMPTS):
             # Read long conversations outside the write transaction; only the head is compared under the lock.
-            conversation, chain = await self._database.read(
+            conversation, branch = await self._database.read(
                 lambda on: self._end_of(on, caller, conversation_id)
             )
             if conversation is None:
                 return None
             if not items:
                 return []
-            new = _addition(conversation.head, chain, items)
+            new = _addition(conversation.head, branch, items)
             match await self._append(caller, conversation_id, new, now):
                 case "done":
                     return [
@@ -194,11 +194,11 @@ class SqlLibrary:
 
     def _end_of(
         self, connection: Connection, caller: str, conversation_id: str
-    ) -> tuple[Conversation | None, Sequence[ChainTurn]]:
+    ) -> tuple[Conversation | None, Branch | None]:
         conversation = self._reading.conversation(connection, caller, conversation_id)
         if conversation is None or conversation.head is None:
-            return conversation, []
-        return conversation, self._reading.chain(connection, conversation.head)
+            return conversation, None
+        return conversation, self._reading.branch(connection, conversation.head)
 
     async def _write(self, function: Callable[[Connection], R]) -> R:
         return cast(R, await self._writer.write(OtherWrite(function)))
@@ -228,16 +228,17 @@ class SqlLibrary:
         return await self._write(change)
 
 
-def _addition(head: int | None, chain: Sequence[ChainTurn], items: Sequence[Item | ForeignItem]) -> Addition:
+def _addition(head: int | None, branch: Branch | None, items: Sequence[Item | ForeignItem]) -> Addition:
     said = [item.message for item in items if isinstance(item, Item)]
+    before = [item.message for item in branch.items] if branch is not None else []
     calls = OpenCalls()
-    for message in [item.message for turn in chain for item in turn.items] + said:
+    for message in before + said:
         calls.observe(message)
     return Addition(
         turn_id=f"items_{secrets.token_hex(16)}",
         head=head,
-        agent=chain[-1].agent if chain else "",
+        agent=branch.last.agent if branch is not None else "",
         items=items,
-        fingerprint=fingerprint_behind(chain, said),
+        fingerprint=fingerprint_behind(branch, said),
         pending=tuple(calls.ids),
     )

@@ -31,6 +31,7 @@ from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.records import (
     Attendance,
     Begun,
+    Branch,
     ChainTurn,
     CompletedTurn,
     Conversation,
@@ -103,6 +104,9 @@ class SqlHistory:
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
         return await self._database.read(lambda on: self._reading.chain(on, turn))
+
+    async def branch(self, turn: int) -> Branch | None:
+        return await self._database.read(lambda on: self._reading.branch(on, turn))
 
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
         return await self._database.read(lambda on: self._reading.last_items(on, turn, limit))

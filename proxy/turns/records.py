@@ -191,6 +191,32 @@ class ChainTurn(Struct, frozen=True, gc=False):
     """Whether it is the newest turn of its conversation that is history."""
 
 
+class Branch(Struct, frozen=True, gc=False):
+    """A turn with the messages of all turns up to it: what a new turn continues."""
+
+    last: ChainTurn
+    items: Sequence[Item]
+    """The items of the chain, the root first; they end with those of ``last``."""
+    is_stored: bool = True
+    """Whether the content of all turns of the chain is stored."""
+    fingerprint: bytes | None = None
+    """The newest fingerprint in the chain."""
+    unknown: int = 0
+    """The number of items of the turns behind the one with the fingerprint; of all turns if there is none."""
+
+    @classmethod
+    def of(cls, chain: Sequence[ChainTurn]) -> Branch:
+        """Return the branch that ends with the last turn of a chain, which is not empty."""
+        known = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].fingerprint is not None), -1)
+        return cls(
+            last=chain[-1],
+            items=[item for turn in chain for item in turn.items],
+            is_stored=all(turn.is_stored for turn in chain),
+            fingerprint=chain[known].fingerprint if known >= 0 else None,
+            unknown=sum([len(turn.items) for turn in chain[known + 1 :]]),
+        )
+
+
 class TurnRecord(Struct, frozen=True):
     """A stored turn."""
 

@@ -24,6 +24,7 @@ from proxy.messages import Item
 from proxy.turns.records import (
     Attendance,
     Begun,
+    Branch,
     ChainTurn,
     CompletedTurn,
     Conversation,
@@ -85,7 +86,14 @@ class TurnRepository(Protocol):
         ...
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """Return the turn and its ancestors, the root first."""
+        """Return the turn and its ancestors, the root first.
+
+        If only the last turn and the items are needed, ``branch`` costs less.
+        """
+        ...
+
+    async def branch(self, turn: int) -> Branch | None:
+        """Return the branch that ends with the turn; None if there is no such turn."""
         ...
 
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:

@@ -24,6 +24,7 @@ from proxy.messages import (
 from proxy.store.turns import open_history
 from proxy.turns.records import (
     Begun,
+    Branch,
     ChainTurn,
     CompletedTurn,
     Conversation,
@@ -742,6 +743,69 @@ async def test_long_chains_come_whole_and_in_order(history: TurnRepository) -> N
 
     said = [item.message.content for turn in chain for item in turn.items]
     assert said == [f"{n} {word}" for n in range(50) for word in "abccc"]
+
+
+async def test_a_branch_has_the_last_turn_and_the_items_of_its_chain(history: TurnRepository) -> None:
+    """For every turn of two branches, with and without content, fingerprints, calls and hidden items."""
+    call = AssistantMessage(None, tool_calls=[ToolCall("c", FunctionCall("f", "{}"))])
+    state = ProviderState("openai", members={"reasoning_content": "Hm"})
+    said: list[list[Item]] = [
+        [Item(AssistantMessage("Hello!"), "sales", tokens=12)],
+        [
+            Item(call, "triage", visible=False, state=state),
+            Item(ToolMessage("c", "f \u20ac"), "triage", visible=False),
+        ],
+        [],
+        [
+            Item(AssistantMessage("a, b],[{"), None),
+            Item(UserMessage("s"), "x", False, compaction=Compaction(1)),
+        ],
+    ]
+    keys: list[int | None] = [None]
+    for number in range(12):
+        begun = await history.begin(
+            new_turn(
+                parent=keys[-1] if number != 7 else keys[3],
+                input=[Item(UserMessage(f"{number}"))] * (number % 3),
+                is_stored=number != 5,
+                end_user="erin",
+            )
+        )
+        await history.finish(
+            the_end(
+                begun.turn,
+                items=said[number % 4],
+                pending=["call_1"] if number % 4 == 1 else (),
+                fingerprint=b"%d" % number if number % 4 == 0 else None,
+            )
+        )
+        keys.append(begun.turn)
+
+    for key in keys[1:]:
+        assert key is not None
+        chain = await history.chain(key)
+        assert await history.branch(key) == Branch.of(chain)
+    assert await history.branch(999_999) is None
+
+
+async def test_a_long_branch_is_whole_and_in_order(history: TurnRepository) -> None:
+    parent = None
+    for n in range(50):
+        begun = await history.begin(
+            new_turn(parent=parent, input=[Item(UserMessage(f"{n} a")), Item(UserMessage(f"{n} b"))])
+        )
+        await answered(history, "conv_b")
+        await history.finish(the_end(begun.turn, items=[Item(AssistantMessage(f"{n} c"), f"agent {n}")] * 3))
+        parent = begun.turn
+    assert parent is not None
+
+    branch = await history.branch(parent)
+
+    assert branch is not None
+    assert [(item.message.content, item.agent) for item in branch.items] == [
+        (f"{n} {word}", None if word in "ab" else f"agent {n}") for n in range(50) for word in "abccc"
+    ]
+    assert branch.last.items == branch.items[-5:]
 
 
 # --- finding -------------------------------------------------------------------------------------------------

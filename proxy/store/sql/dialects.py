@@ -11,7 +11,6 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     JSON,
-    BigInteger,
     ColumnElement,
     FromClause,
     Table,
@@ -73,11 +72,17 @@ def elements(dialect: str, name: str) -> tuple[ColumnElement[int], ColumnElement
     return cast(ColumnElement[int], table.c.number) - 1, sql_cast(table.c.value, Text), table
 
 
-def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[Any]:
-    """Return the aggregate of the column's values as a list, in no certain order; maybe None when there are none."""
+def joined(dialect: str, column: ColumnElement[str]) -> ColumnElement[str | None]:
+    """Return the aggregate of the column's texts, joined with commas; None when there are none."""
+    join = func.group_concat if dialect == "sqlite" else func.string_agg
+    return join(column, literal_column("','"), type_=Text)
+
+
+def list_of(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the aggregate of the column's values as a list; maybe None when there are none."""
     if dialect == "sqlite":
         return func.json_group_array(column, type_=JSON)
-    return func.array_agg(column, type_=ARRAY(BigInteger))
+    return func.array_agg(column, type_=ARRAY(column.type))
 
 
 def statements(kind: Callable[[str], S], dialect: str) -> S:

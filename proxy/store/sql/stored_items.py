@@ -34,7 +34,7 @@ COMPACTION_MEMBER = '"compaction":'
 """In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
 
 
-class _Members(msgspec.Struct, omit_defaults=True):
+class _Members(msgspec.Struct, omit_defaults=True, gc=False):
     """Members of the stored message that are not part of the message, behind those that are."""
 
     provider_state: ProviderState | None = None
@@ -43,9 +43,6 @@ class _Members(msgspec.Struct, omit_defaults=True):
     delegate: DelegateRecord | None = None
     handoff: HandoffRecord | None = None
 
-
-_ENDS_OF_MEMBERS = frozenset("}0123456789")
-"""The last characters of the values of ``_Members``: objects and numbers. Most messages end with a text or a list."""
 
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 _decode_all_members = msgspec.json.Decoder(list[_Members]).decode
@@ -97,22 +94,27 @@ def to_item(message: str, agent: str | None, visible: bool) -> Item:
 def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
     """Return the items of rows that begin with message, agent and visible (true or 1)."""
     # As one JSON list: a call for every message of a long conversation takes eight times as long.
-    joined = f"[{','.join([row[0] for row in columns])}]"
-    decoded = _decode_messages(joined)
-    if _ENDS_OF_MEMBERS.isdisjoint([row[0][-2] for row in columns]):
-        return [Item(message, row[1], row[2] == 1) for message, row in zip(decoded, columns, strict=True)]
+    messages = ",".join([row[0] for row in columns])
+    return items_of_columns(messages, [row[1] for row in columns], [row[2] for row in columns])
+
+
+def items_of_columns(messages: str, agents: Sequence[str | None], visible: Sequence[int]) -> list[Item]:
+    """Return the items of columns; ``messages`` are joined with commas."""
+    joined = f"[{messages}]"
     return [
         Item(
             message,
-            row[1],
-            row[2] == 1,
+            agent,
+            is_visible == 1,
             more.provider_state,
             more.compaction,
             more.context_tokens,
             more.delegate,
             more.handoff,
         )
-        for message, more, row in zip(decoded, _decode_all_members(joined), columns, strict=True)
+        for message, more, agent, is_visible in zip(
+            _decode_messages(joined), _decode_all_members(joined), agents, visible, strict=True
+        )
     ]
 
 

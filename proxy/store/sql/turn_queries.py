@@ -12,7 +12,7 @@ from proxy.store.sql import rows, stored_items, turn_statements
 from proxy.store.sql.dialects import IS_RUNNING
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, turns
-from proxy.turns.records import ChainTurn, Conversation, InputMatch, TurnMatch, TurnRecord
+from proxy.turns.records import Branch, ChainTurn, Conversation, InputMatch, TurnMatch, TurnRecord
 from proxy.turns.repository import MAX_COMPACTIONS
 
 
@@ -23,6 +23,8 @@ class TurnQueries:
         self._conversation = PreparedStatement(turn_statements.conversation())
         self._chain = PreparedStatement(turn_statements.chain())
         self._chain_items = PreparedStatement(turn_statements.items_of_turns(dialect))
+        self._branch = PreparedStatement(turn_statements.branch(dialect))
+        self._branch_items = PreparedStatement(turn_statements.items_of_branch(dialect))
         self._last_items = PreparedStatement(
             select(items.c.message, items.c.agent, items.c.visible)
             .where(items.c.turn == bindparam("turn"))
@@ -89,6 +91,23 @@ class TurnQueries:
         for row, item in zip(item_rows, stored_items.to_items(item_rows), strict=True):
             said[row[3]].append(item)
         return [rows.to_chain_turn(row[0], said[row[0]], *row[1:]) for row in turn_rows]
+
+    def branch(self, connection: Connection, turn: int) -> Branch | None:
+        """Return the branch that ends with the turn, or None."""
+        found = self._branch.run(connection, [{"turn": turn}])
+        if not found:
+            return None
+        *last, keys, is_stored, known, fingerprint = found[0]
+        wanted = {"turns": keys, "last": turn, "known": known or 0}
+        ((messages, agents, visible, own, unknown),) = self._branch_items.run(connection, [wanted])
+        said = stored_items.items_of_columns(messages, agents, visible) if messages else []
+        return Branch(
+            last=rows.to_chain_turn(last[0], said[len(said) - own :], *last[1:]),
+            items=said,
+            is_stored=bool(is_stored),
+            fingerprint=fingerprint,
+            unknown=unknown,
+        )
 
     def last_items(self, connection: Connection, turn: int, limit: int) -> list[Item]:
         """Return the last items of a turn, oldest first."""

@@ -22,7 +22,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
+from proxy.store.sql.dialects import IS_RUNNING, joined, list_of, listed
 from proxy.store.sql.tables import conversations, items, newest_turns, other_turns, pending_calls, turns
 
 BY_INPUT = 32
@@ -101,6 +101,13 @@ def conversation() -> Select[Any]:
 
 def chain() -> Select[Any]:
     """Select a turn and its ancestors, the root first."""
+    of = turns.c
+    # Not a join: SQLite reads the turns of a list in the order of their keys, and would sort those of a join.
+    return _chain_turn().where(of.key.in_(select(_chain().c.key))).order_by(of.key)
+
+
+def _chain_turn() -> Select[Any]:
+    """Select the fields of a ``ChainTurn`` without its items."""
     of, head = turns.c, func.coalesce(conversations.c.head, 0)
     is_complete = or_(of.status == "running", of.status == "completed")
     return (
@@ -108,9 +115,25 @@ def chain() -> Select[Any]:
         .add_columns(of.circumstances.is_not(None), of.id, is_complete, head == of.key)
         # An outer join, although each turn has a conversation: SQLite then always begins with the turns.
         .outerjoin(conversations, conversations.c.key == of.conversation)
-        # Not a join: SQLite reads the turns of a list in the order of their keys, and would sort those of a join.
-        .where(of.key.in_(select(_keys_of_chain().c.key)))
-        .order_by(of.key)
+    )
+
+
+def branch(dialect: str) -> Select[Any]:
+    """Select a turn like ``chain``, and of it and its ancestors: the keys, whether all are stored, and the newest turn
+    with a fingerprint: its key (None if there is none) and the fingerprint.
+    """
+    # One row: for each row of a result, SQLite's driver releases the interpreter lock and takes it again.
+    path, newest = _chain().c, newest_turns.c
+    unstored = func.count().filter(~path.is_stored)
+    known = func.max(path.key).filter(path.fingerprint.is_not(None))
+    ancestors = select(list_of(dialect, path.key).label("keys"), unstored == 0, known.label("known"))
+    of_all = ancestors.subquery("of_all")
+    fingerprint = select(newest.fingerprint).where(newest.key == of_all.c.known).scalar_subquery()
+    return (
+        _chain_turn()
+        .join(of_all, true())
+        .where(turns.c.key == bindparam("turn"))
+        .add_columns(*of_all.c, fingerprint)
     )
 
 
@@ -126,10 +149,27 @@ def items_of_turns(dialect: str) -> Select[Any]:
     )
 
 
-def _keys_of_chain() -> CTE:
+def items_of_branch(dialect: str) -> Select[Any]:
+    """Select, in one row, what ``items_of_turns`` does: the messages joined with commas, lists of agents and visible;
+    then the number of items of the turn ``last``, and of those behind the turn ``known``.
+    """
+    # The order of the subquery is that of the aggregates: https://www.postgresql.org/docs/current/functions-aggregate.html.
+    # SQLite leaves it away only for aggregates that do not depend on it (select.c, "Omit ORDER BY on subquery").
+    of = items_of_turns(dialect).subquery("ordered").c
+    return select(
+        joined(dialect, of.message),
+        list_of(dialect, of.agent),
+        list_of(dialect, of.visible),
+        func.count().filter(of.turn == bindparam("last", type_=BigInteger)),
+        func.count().filter(of.turn > bindparam("known", type_=BigInteger)),
+    )
+
+
+def _chain() -> CTE:
     of = turns.c
-    chain = select(of.key, of.parent).where(of.key == bindparam("turn")).cte("chain", recursive=True)
-    return chain.union_all(select(of.key, of.parent).join(chain, of.key == chain.c.parent))
+    columns = (of.key, of.parent, of.is_stored, of.fingerprint)
+    chain = select(*columns).where(of.key == bindparam("turn")).cte("chain", recursive=True)
+    return chain.union_all(select(*columns).join(chain, of.key == chain.c.parent))
 
 
 def _place(column: Column[Any], *, is_within: bool) -> Select[Any]:

@@ -226,12 +226,12 @@ class MemoryLibrary:
         if known is None or not items:
             return None if known is None else []
         self._refuse_busy(known, now)
-        chain = [] if known.head is None else await self._history.chain(known.head)
+        branch = None if known.head is None else await self._history.branch(known.head)
         said = [item for item in items if isinstance(item, Item)]
         calls = OpenCalls()
-        for item in (*(item for turn in chain for item in turn.items), *said):
+        for item in (*(branch.items if branch is not None else ()), *said):
             calls.observe(item.message)
-        agent = chain[-1].agent if chain else ""
+        agent = branch.last.agent if branch is not None else ""
         turn_id = f"items_{secrets.token_hex(16)}"
         begun = await self._history.begin(_turn(known, turn_id, agent, said, now))
         end = TurnEnd(
@@ -242,7 +242,7 @@ class MemoryLibrary:
             items=(),
             uses=(),
             finished_at=now,
-            fingerprint=fingerprint_behind(chain, [item.message for item in said]),
+            fingerprint=fingerprint_behind(branch, [item.message for item in said]),
             pending=tuple(calls.ids),
         )
         await self._history.finish(end)

@@ -17,6 +17,7 @@ from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint
 from proxy.turns.records import (
     Attendance,
     Begun,
+    Branch,
     ChainTurn,
     CompletedTurn,
     Conversation,
@@ -239,6 +240,10 @@ class MemoryHistory:
             )
             key = record.parent
         return chain[::-1]
+
+    async def branch(self, turn: int) -> Branch | None:
+        chain = await self.chain(turn)
+        return Branch.of(chain) if chain else None
 
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
         stored = self.turns.get(turn)

@@ -15,7 +15,6 @@ from proxy.conversations.fingerprints import (
     fingerprint_behind,
     is_first_input,
     last_answer_of,
-    newest_known,
     scope_of,
     transcript_after,
     without_thinking,
@@ -34,7 +33,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.turns.records import ChainTurn
+from proxy.turns.records import Branch, ChainTurn
 
 NAMES = ("think", "thinking", "reasoning")
 PIECES = [f"<{name}>" for name in NAMES] + [f"</{name}>" for name in NAMES] + ["<", ">", "a", "\n", "think"]
@@ -292,13 +291,7 @@ def test_call_digest_depends_on_the_position_the_name_the_arguments_and_the_resu
     )
 
 
-def test_newest_known_turn_is_the_last_with_a_fingerprint() -> None:
-    assert newest_known([]) == newest_known([turn(1)]) == -1
-    assert newest_known([turn(1, fingerprint=b"a")]) == 0
-    assert newest_known([turn(1, fingerprint=b"a"), turn(2, fingerprint=b"b"), turn(3)]) == 1
-
-
-def test_transcript_of_a_chain_continues_from_its_newest_fingerprint() -> None:
+def test_transcript_of_a_branch_continues_from_its_newest_fingerprint() -> None:
     hi, more = Item(UserMessage("Hi")), Item(UserMessage("More"))
     answer = Item(AssistantMessage("Hello"), "sales")
     known = b"k" * 16
@@ -306,28 +299,28 @@ def test_transcript_of_a_chain_continues_from_its_newest_fingerprint() -> None:
 
     expected = Transcript(known)
     expected.extend([more.message, UserMessage("Now")])
-    found = transcript_after(chain, SCOPE, [UserMessage("Now")])
+    found = transcript_after(Branch.of(chain), SCOPE, [UserMessage("Now")])
     assert found.answer("x") == expected.answer("x")
 
     unknown = Transcript(SCOPE)
     unknown.extend([hi.message, more.message])
-    assert transcript_after([turn(1, hi, answer), turn(2, more, answer)], SCOPE).answer(
-        "x"
-    ) == unknown.answer("x")
+    without = Branch.of([turn(1, hi, answer), turn(2, more, answer)])
+    assert transcript_after(without, SCOPE).answer("x") == unknown.answer("x")
+    assert transcript_after(None, SCOPE).answer("x") == Transcript(SCOPE).answer("x")
 
 
-def test_fingerprint_behind_a_chain_is_that_of_a_list_that_ends_with_an_answer() -> None:
+def test_fingerprint_behind_a_branch_is_that_of_a_list_that_ends_with_an_answer() -> None:
     known = b"k" * 16
-    chain = [turn(1, Item(UserMessage("Hi")), fingerprint=known)]
+    branch = Branch.of([turn(1, Item(UserMessage("Hi")), fingerprint=known)])
     question, answer = UserMessage("More?"), AssistantMessage("Yes")
     expected = Transcript(known)
     expected.extend([question, answer])
 
-    assert fingerprint_behind(chain, [question, answer]) == expected.fingerprint
-    assert fingerprint_behind(chain, [question, answer, ToolMessage("1", "x")]) == expected.fingerprint
-    assert fingerprint_behind(chain, [question, answer, UserMessage("And?")]) is None
-    assert fingerprint_behind(chain, [question]) is None
-    assert fingerprint_behind([turn(1)], [question, answer]) is None
+    assert fingerprint_behind(branch, [question, answer]) == expected.fingerprint
+    assert fingerprint_behind(branch, [question, answer, ToolMessage("1", "x")]) == expected.fingerprint
+    assert fingerprint_behind(branch, [question, answer, UserMessage("And?")]) is None
+    assert fingerprint_behind(branch, [question]) is None
+    assert fingerprint_behind(Branch.of([turn(1)]), [question, answer]) is None
 
 
 CHAIN = [

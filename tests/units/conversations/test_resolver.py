@@ -22,7 +22,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.request_errors import FunctionCallNotFound, ToolCallNotFound
-from proxy.turns.records import ChainTurn
+from proxy.turns.records import Branch, ChainTurn
 from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 from tests.fakes.models import ScriptedModel
@@ -283,8 +283,8 @@ async def test_two_results_of_one_function_call_are_rejected() -> None:
 def test_items_that_end_with_a_user_message_have_no_fingerprint() -> None:
     transcript = Transcript(SCOPE)
     transcript.add(FIRST_USER)
-    chain = [ChainTurn(1, "sales", True, [], (), fingerprint=transcript.answer("Hello!"))]
+    branch = Branch.of([ChainTurn(1, "sales", True, [], (), fingerprint=transcript.answer("Hello!"))])
 
-    assert fingerprint_behind(chain, [SECOND_USER, SECOND_ANSWER, NEXT]) is None
+    assert fingerprint_behind(branch, [SECOND_USER, SECOND_ANSWER, NEXT]) is None
     transcript.extend([SECOND_USER, SECOND_ANSWER])
-    assert fingerprint_behind(chain, [SECOND_USER, SECOND_ANSWER]) == transcript.fingerprint
+    assert fingerprint_behind(branch, [SECOND_USER, SECOND_ANSWER]) == transcript.fingerprint
