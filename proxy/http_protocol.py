@@ -10,11 +10,7 @@ A request that is rejected here reaches no route and no middleware. Its response
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import secrets
 from collections import deque
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,11 +27,8 @@ from proxy.http_head import (
     head_too_large,
     read_target,
 )
-from proxy.http_responses import LingeringHttp
+from proxy.http_limits import LimitedHttp, bad_request
 from proxy.known_head import KnownHead, known_head
-from proxy.wire.errors import ErrorResponse, envelope
-
-logger = logging.getLogger(__name__)
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 """The same for all requests; applications only read it."""
@@ -47,67 +40,39 @@ class HeadRejected(Exception):
     """Makes the parser stop at the end of a head."""
 
 
-class BoundedHttp(LingeringHttp):
+class BoundedHttp(LimitedHttp):
     """One connection of a client."""
-
-    head_timeout = 30.0
-    """Seconds in which a head has to be complete, and the rest of a body after an early response."""
 
     __slots__ = (
         "_announced_bytes",
-        "_body_deadline",
         "_body_left",
         "_checked_headers",
         "_data_bytes",
-        "_deadline",
         "_framing_bytes",
         "_has_body_data",
-        "_head_bytes",
         "_heads_in_data",
-        "_idle_since",
-        "_is_between_requests",
-        "_is_in_head",
-        "_is_refused",
         "_is_repeating_head",
         "_is_upgrade",
         "_known",
         "_most_head_bytes",
-        "_newest",
-        "_problem",
     )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timeout of the first head."""
+        """Start a connection."""
         super().connection_made(transport)
-        self._is_in_head = True
-        self._is_between_requests = False
         self._heads_in_data = 0
         self._has_body_data = False
-        self._head_bytes = 0
         self._data_bytes = 0
         self._most_head_bytes = 0
         """An upper bound of the bytes of the head so far."""
         self._checked_headers: RawHeaders = []
         self._framing_bytes = 0
-        self._problem: ErrorResponse | None = None
-        self._is_refused = False
         self._is_repeating_head = False
         self._is_upgrade = False
         self._announced_bytes: int | None = None
         self._known: KnownHead | None = None
         self._body_left = 0
         """The rest of a body whose head was repeated, so that the parser does not know of it."""
-        self._newest: HttpExchange | None = None
-        self._idle_since = 0.0
-        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._time_out)
-        self._body_deadline: asyncio.TimerHandle | None = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers."""
-        self._unset_keepalive_if_required()
-        self._stop_deadline()
-        self._stop_body_deadline()
-        super().connection_lost(exc)
 
     # --- input ---
 
@@ -205,7 +170,7 @@ class BoundedHttp(LingeringHttp):
     def _upgrade(self) -> None:
         exchange = self._newest
         if exchange is not None and not exchange.response_complete:
-            self._refuse(_bad_request("A WebSocket handshake cannot be pipelined."))
+            self._refuse(bad_request("A WebSocket handshake cannot be pipelined."))
             return
         self._unset_keepalive_if_required()
         self.handle_websocket_upgrade()
@@ -380,107 +345,6 @@ class BoundedHttp(LingeringHttp):
         exchange = self._newest
         if exchange is not None and not (self._is_upgrade or exchange.response_complete):
             exchange.end_body()
-
-    # --- responses ---
-
-    def on_response_complete(self) -> None:
-        """Start the next pipelined request, or wait for one."""
-        is_last, exchange = not self.pipeline, self._newest
-        super().on_response_complete()
-        if not is_last or self.is_lingering or self.transport.is_closing():
-            return
-        if self._problem is not None:
-            self._send_problem(self._problem)
-            return
-        if exchange is not None and exchange.more_body:
-            self._body_deadline = self.loop.call_later(self.head_timeout, self.close_slowly)
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._check_idle)
-
-    def send_400_response(self, msg: str) -> None:
-        """Reject what the parser rejects."""
-        self._refuse(self._problem or _bad_request(msg))
-
-    def _time_out(self) -> None:
-        self._deadline = None
-        # Behind a request, how much of the next head came with it is not known.
-        if self._head_bytes or self._newest is not None:
-            message = f"The headers of the request did not arrive within {self.head_timeout:g} seconds."
-            self._refuse(ErrorResponse(408, "invalid_request_error", message, "request_timeout"))
-        else:
-            self.transport.close()
-
-    def _refuse(self, problem: ErrorResponse) -> None:
-        """Send an error response, after those of earlier requests (RFC 9112, 9.3.2), and close."""
-        self._stop_deadline()
-        if self._is_refused or self.is_lingering or self.transport.is_closing():
-            return
-        self._is_refused = True
-        self._problem = None
-        exchange = self._newest
-        if exchange is None or exchange.response_complete:
-            # After an early response the error is in the body of a request that has its response.
-            is_answered = exchange is not None and exchange.more_body and self._is_in_body
-            self.close_slowly() if is_answered else self._send_problem(problem)
-        elif not (exchange.more_body and self._is_in_body):
-            self._problem = problem
-        elif self.pipeline:
-            # The invalid body belongs to the newest request, which has not started.
-            self.pipeline.popleft()
-            self._problem = problem
-        elif exchange.response_started:
-            exchange.keep_alive = False
-        else:
-            exchange.report_disconnect()
-            self._send_problem(problem)
-
-    @property
-    def _is_in_body(self) -> bool:
-        return not (self._is_in_head or self._is_between_requests)
-
-    def _send_problem(self, problem: ErrorResponse) -> None:
-        logger.info("request rejected", extra={"status": problem.status})
-        body = envelope(problem)
-        head = (
-            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: req_{secrets.token_hex(16)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.close_slowly()
-
-    # --- timers ---
-
-    def _check_idle(self) -> None:
-        """Close a connection that waits for a request for too long.
-
-        One timer checks the connection again and again: a timer for each request costs more than a comparison.
-        """
-        exchange = self._newest
-        is_idle = self._is_between_requests and exchange is not None and exchange.response_complete
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time() if is_idle else math.inf
-        # A timer may fire a little early.
-        if left < 0.01:
-            self.timeout_keep_alive_task = None
-            self.transport.close()
-            return
-        delay = min(left, self.timeout_keep_alive)
-        self.timeout_keep_alive_task = self.loop.call_later(delay, self._check_idle)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _stop_body_deadline(self) -> None:
-        if self._body_deadline is not None:
-            self._body_deadline.cancel()
-            self._body_deadline = None
-
-
-def _bad_request(message: str) -> ErrorResponse:
-    return ErrorResponse(400, "invalid_request_error", message)
 
 
 def bounded_http(*, head_timeout: float, stall_timeout: float) -> type[BoundedHttp]:
