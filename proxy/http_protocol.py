@@ -126,6 +126,7 @@ class BoundedHttp(LimitedHttp):
     def _parse(self, data: bytes) -> None:
         began_at_head = self._is_between_requests or not self._most_head_bytes
         started_in_head = self._is_in_head or self._is_between_requests
+        is_first = self._newest is None
         self._heads_in_data, self._has_body_data = 0, False
         self._data_bytes = len(data)
         self._most_head_bytes += self._data_bytes
@@ -137,8 +138,12 @@ class BoundedHttp(LimitedHttp):
             self._check_head_progress()
             return
         self._stop_deadline()
-        if began_at_head and self._heads_in_data == 1:
+        if began_at_head and self._heads_in_data == 1 and not is_first:
+            # From the second request on: many connections have only one, which may wait for minutes.
             self._known = self._known_head(data)
+        if self._is_between_requests:
+            # Not held during the response; the application has them as long as it needs them.
+            self.headers, self._checked_headers = [], []
         # Chunk extensions and trailers.
         self._framing_bytes = 0 if self._has_body_data else self._framing_bytes + len(data)
         if self._framing_bytes > MAX_HEAD_BYTES and not self._is_between_requests:
