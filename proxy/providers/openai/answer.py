@@ -155,8 +155,7 @@ class ProviderAnswer:
             self._describe(late, self._request)
             raise late from None
         finally:
-            self._alarm.pause()
-            self._sender = None
+            self._alarm.deadline = self._sender = None
         return self
 
     def _begin(self, accepted: Accepted) -> None:

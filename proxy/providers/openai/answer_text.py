@@ -55,7 +55,7 @@ class AnswerText(TextMember):
     """Whether a tag can be in what follows."""
     _splitter: ThinkTagSplitter | None = None
     """Created for the first piece that needs it."""
-    _space: list[ModelDelta] = []
+    space: list[ModelDelta] = []
     """White space before the first text; dropped if only calls follow."""
 
     def add(self, text: str, logprobs: Any, deltas: list[ModelDelta]) -> None:
@@ -87,10 +87,6 @@ class AnswerText(TextMember):
             self._is_split, self._splitter = False, None
         return found
 
-    def drop_space(self) -> None:
-        """Drop white space before a call: Qwen and others write blank lines between reasoning and a call."""
-        self._space.clear()
-
     def finish(self, deltas: list[ModelDelta], *, has_calls: bool) -> None:
         """Add what was held back: half a character, a possible tag, white space if no call follows."""
         self.is_plain = False
@@ -99,8 +95,8 @@ class AnswerText(TextMember):
         if self._splitter is not None:
             self._append(self._splitter.end(), deltas)
         if not has_calls:
-            deltas.extend(self._space)
-        self._space.clear()
+            deltas.extend(self.space)
+        self.space.clear()
 
     def _append(self, pieces: list[ModelDelta], deltas: list[ModelDelta]) -> None:
         if self._has_text:
@@ -111,8 +107,8 @@ class AnswerText(TextMember):
                 deltas.append(piece)
             elif isinstance(piece, TextDelta) and piece.text.strip():
                 self._has_text = True
-                deltas.extend(self._space)
-                self._space.clear()
+                deltas.extend(self.space)
+                self.space.clear()
                 deltas.append(piece)
             else:
-                self._space.append(piece)
+                self.space.append(piece)

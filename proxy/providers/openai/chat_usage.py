@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta, Struct, ValidationError, convert
+
 from proxy.messages import Usage
 
 _LARGEST = 2**53 - 1
+_Count = Annotated[int, Meta(ge=0, le=_LARGEST)] | None
+
+
+class _PromptDetails(Struct):
+    cached_tokens: _Count = None
+    audio_tokens: _Count = None
+
+
+class _CompletionDetails(Struct):
+    reasoning_tokens: _Count = None
+    audio_tokens: _Count = None
+    accepted_prediction_tokens: _Count = None
+    rejected_prediction_tokens: _Count = None
+
+
+class _Counts(Struct):
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
+    prompt_cache_hit_tokens: _Count = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+_NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = _PromptDetails(), _CompletionDetails()
 
 
 def clean_usage(usage: object) -> Usage | None:
     """Return the numbers of a ``usage`` object as integers >= 0; None if it holds neither of the two totals."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion, cache_hit = _counts(
-        usage, "prompt_tokens", "completion_tokens", "prompt_cache_hit_tokens"
-    )
+    try:
+        counts = convert(usage, _Counts)
+    except ValidationError:
+        counts = _valid_counts(usage)
+    prompt, completion = counts.prompt_tokens, counts.completion_tokens
     if prompt is None and completion is None:
         return None
-    cached, audio_prompt = _counts(usage.get("prompt_tokens_details"), "cached_tokens", "audio_tokens")
-    reasoning, audio_completion, accepted, rejected = _counts(
-        usage.get("completion_tokens_details"),
-        "reasoning_tokens",
-        "audio_tokens",
-        "accepted_prediction_tokens",
-        "rejected_prediction_tokens",
-    )
+    prompt, completion = prompt or 0, completion or 0
+    of_prompt = counts.prompt_tokens_details or _NO_PROMPT_DETAILS
+    of_completion = counts.completion_tokens_details or _NO_COMPLETION_DETAILS
     return Usage(
-        prompt=prompt or 0,
-        completion=completion or 0,
-        cached=min(cached or cache_hit or 0, prompt or 0),
-        reasoning=min(reasoning or 0, completion or 0),
-        audio_prompt=audio_prompt or 0,
-        audio_completion=audio_completion or 0,
-        accepted_prediction=accepted or 0,
-        rejected_prediction=rejected or 0,
+        prompt=prompt,
+        completion=completion,
+        cached=min(of_prompt.cached_tokens or counts.prompt_cache_hit_tokens or 0, prompt),
+        reasoning=min(of_completion.reasoning_tokens or 0, completion),
+        audio_prompt=of_prompt.audio_tokens or 0,
+        audio_completion=of_completion.audio_tokens or 0,
+        accepted_prediction=of_completion.accepted_prediction_tokens or 0,
+        rejected_prediction=of_completion.rejected_prediction_tokens or 0,
     )
 
 
-def _counts(holder: object, *names: str) -> list[int | None]:
+def _valid_counts(usage: dict[str, object]) -> _Counts:
+    """Return the numbers of an object that has anything else too."""
+    prompt, completion, hit = _numbers(usage, *_Counts.__struct_fields__[:3])
+    of_prompt = _numbers(usage.get("prompt_tokens_details"), *_PromptDetails.__struct_fields__)
+    of_completion = _numbers(usage.get("completion_tokens_details"), *_CompletionDetails.__struct_fields__)
+    return _Counts(prompt, completion, hit, _PromptDetails(*of_prompt), _CompletionDetails(*of_completion))
+
+
+def _numbers(holder: object, *names: str) -> list[int | None]:
     if not isinstance(holder, dict):
         return [None] * len(names)
     counts: list[int | None] = []

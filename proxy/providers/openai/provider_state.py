@@ -148,7 +148,7 @@ def bounded_state(state: ProviderState) -> ProviderState | None:
 
 def messages_with_state(request: ModelRequest, provider: str) -> Sequence[Message | dict[str, Any]]:
     """Return the messages for a chat completion, with the state that ``provider`` or the client sent with them."""
-    if not has_state(request, provider):
+    if not (request.states or request.text_states) or not has_state(request, provider):
         return request.messages
     ids: dict[str, str] = {}
     """Ids of calls at the provider, by those that are stored."""
@@ -157,8 +157,6 @@ def messages_with_state(request: ModelRequest, provider: str) -> Sequence[Messag
 
 def has_state(request: ModelRequest, provider: str) -> bool:
     """Whether the request has state that is sent to this provider and model."""
-    if not (request.states or request.text_states):
-        return False
     return any(is_for(state, provider) for state in (*request.states.values(), *request.text_states.values()))
 
 

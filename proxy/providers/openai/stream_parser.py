@@ -215,7 +215,7 @@ class AnswerReader:
         texts = self._frame.leading_texts(data) if self._frame is not None else ()
         if not texts and (frame := self._search_frame(chunk, last.text)) is not None:
             texts = frame.leading_texts(data)
-        if not texts or sum(map(len, texts)) > self.bytes_left:
+        if not texts or self._size + sum(map(len, texts)) > self._max_answer_bytes:
             return 0
         self.add_texts(texts)
         deltas.extend(map(TextDelta, texts))
@@ -429,7 +429,9 @@ class AnswerReader:
             self._message_calls = calls
 
     def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta], unknown: CallMembers = ()) -> None:
-        self._content.drop_space()
+        if self._content.space:
+            # Dropped before a call: Qwen and others write blank lines between reasoning and a call.
+            self._content.space.clear()
         assembler = self._calls = self._calls or CallAssembler()
         for position, call in enumerate(calls):
             arguments = call.function.arguments if call.function is not None else None
