@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +45,8 @@ from proxy.turns.turn import Turn
 from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event, tools_that_ran
 
+_EVENT, _TIME = attrgetter("event"), attrgetter("time")
+
 
 class StoredTurnContext(Struct, eq=False):
     """The parts of a running turn that its stored end needs. Side requests have none: they are not stored."""
@@ -79,7 +82,7 @@ def end_of(
     status, error_code = _status_of(closing)
     items = turn.items if outcome is not None else turn.items_so_far()
     log = live.entries
-    events, times = [entry.event for entry in log], [entry.time for entry in log]
+    events, times = list(map(_EVENT, log)), list(map(_TIME, log))
     text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_stored = context.request.is_stored

@@ -170,7 +170,7 @@ class TurnRunner:
             try:
                 # Before the log is retired: retiring may discard its entries.
                 if self._observer is not None:
-                    self._observer.turn_ended(turn.caller, team.name, live.entries)
+                    self._observer.turn_ended(turn.caller, team.name, live.log.entries)
             finally:
                 # It refers to the turn: as a cycle, both would wait for the garbage collector.
                 turn.steps = None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 
@@ -16,33 +15,24 @@ from proxy.errors import ShuttingDown
 from proxy.events import Entry
 from proxy.service.conflicts import Conflicts
 from proxy.service.conversation_queues import ClientLeft, ConversationQueues
-from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.event_log import EventLog
 from proxy.service.existing_turns import ExistingTurns
-from proxy.service.leases import Leases
-from proxy.service.message_dispatch import dispatch
-from proxy.service.orphaned_turns import OrphanedTurns
 from proxy.service.policy import Policy
-from proxy.service.progress import ProgressStore
-from proxy.service.remote_turns import Listener, RemoteTurns
+from proxy.service.remote_turns import Listener
 from proxy.service.resumption import ApprovalResumption
-from proxy.service.runner import TurnObserver, TurnRunner
+from proxy.service.runner import TurnObserver
 from proxy.service.service_state import ServiceState
-from proxy.service.takeover import TakeOver
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
 from proxy.service.turn_handle import TurnHandle
-from proxy.service.turn_launcher import TurnLauncher
 from proxy.service.turn_opener import PreviewedTurn, TurnOpener
-from proxy.service.turn_relay import TurnRelay
 from proxy.service.turn_start import TurnStart
+from proxy.service.worker_turns import WorkerTurns
 from proxy.tracing import Tracing
 from proxy.turns.checkpoints import CheckpointRepository
-from proxy.turns.live_turns import LiveTurns
-from proxy.turns.log_memory import LogMemory
 from proxy.turns.records import Conversation, TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, TurnRequest
-from proxy.turns.worker_messages import LocalMessages, NoWorkerMessages, WorkerMessages
+from proxy.turns.worker_messages import WorkerMessages
 from proxy.wire.approvals import ApprovalDecision
 
 __all__ = ["Policy", "PreviewedTurn", "TurnHandle", "TurnService"]
@@ -73,66 +63,38 @@ class TurnService:
         """
         lookup = teams if isinstance(teams, TeamLookup) else TeamLookup(teams, custom_teams)
         self._state = ServiceState(lookup)
-        self._lives = LiveTurns(memory=LogMemory(log_memory_limit))
-        self._runner = TurnRunner(
+        worker = self._worker = WorkerTurns(
+            self._state,
             history,
-            self._lives,
+            approvals,
             clock,
-            time_limit=policy.turn_time_limit,
-            event_log=event_log or EventLog(),
+            policy,
+            event_log=event_log,
             observer=observer,
             tracing=tracing,
-        )
-        self._leases = Leases(
-            history,
-            self._lives,
-            clock,
-            lease=policy.lease,
-            heartbeat=policy.heartbeat,
+            log_memory_limit=log_memory_limit,
+            messages=messages,
+            checkpoints=checkpoints,
             after_sweep=self._resume_lost,
-            take_over=self._continue_lost,
         )
-        worker = self._leases.worker
-        self._messages = LocalMessages(messages or NoWorkerMessages(), worker, self._receive)
-        self._relay = TurnRelay(self._lives, self._messages)
-        self._remote = RemoteTurns(
-            history,
-            clock,
-            worker=worker,
-            messages=self._messages,
-            memory=self._lives.memory,
-            follow=policy.follow,
-            listen=policy.listen,
-        )
-        self._progress = ProgressStore(history)
-        self._disconnected = DisconnectedTurns(history, self._lives, clock, interval=policy.follow)
-        take_over: TakeOver | None = None
-        if checkpoints is not None:
-            take_over = TakeOver(
-                history, checkpoints, approvals, clock, worker, self._leases.until, self._lives.memory
-            )
-        launcher = TurnLauncher(
-            history, self._runner, self._progress, self._disconnected, self._relay, self._remote
-        )
-        self._orphaned = OrphanedTurns(self._state, history, clock, take_over=take_over, launcher=launcher)
         self._existing = ExistingTurns(
             self._state,
             history,
             clock,
-            self._lives,
-            remote=self._remote,
-            disconnected=self._disconnected,
-            orphaned=self._orphaned,
+            worker.lives,
+            remote=worker.remote,
+            disconnected=worker.disconnected,
+            orphaned=worker.orphaned,
             retry_window=policy.turn_time_limit,
         )
         self._conflicts = Conflicts(
-            history, existing=self._existing, disconnected=self._disconnected, orphaned=self._orphaned
+            history, existing=self._existing, disconnected=worker.disconnected, orphaned=worker.orphaned
         )
         self._queues = ConversationQueues(
             history,
-            self._lives,
+            worker.lives,
             self._existing.cancel,
-            self._disconnected.end,
+            worker.disconnected.end,
             poll=policy.follow,
             time_limit=policy.turn_time_limit,
         )
@@ -140,12 +102,12 @@ class TurnService:
             history,
             approvals,
             clock,
-            self._lives,
+            worker.lives,
             policy=policy,
-            leases=self._leases,
+            leases=worker.leases,
             checkpoints=checkpoints,
-            runner=self._runner,
-            launcher=launcher,
+            runner=worker.runner,
+            launcher=worker.launcher,
         )
         self._opener = TurnOpener(
             self._state,
@@ -165,19 +127,17 @@ class TurnService:
 
     async def wait_for_running(self) -> None:
         """Wait until the turns that run now have ended."""
-        tasks = [live.task for live in self._lives.running() if live.task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._worker.wait_for_running()
 
     @property
     def running(self) -> int:
         """Number of turns that run in this process."""
-        return len(self._lives)
+        return len(self._worker.lives)
 
     @property
     def unattended(self) -> int:
         """Number of turns of this process that wait for a client or finish without one."""
-        return len(self._disconnected)
+        return len(self._worker.disconnected)
 
     @property
     def queued(self) -> int:
@@ -187,11 +147,11 @@ class TurnService:
     @property
     def log_bytes(self) -> int:
         """Estimated memory of the logs in this process, in bytes."""
-        return self._lives.memory.used
+        return self._worker.lives.memory.used
 
     def running_turns(self) -> list[str]:
         """Return the ids of the turns that run in this process."""
-        return [live.turn_id for live in self._lives.running()]
+        return [live.turn_id for live in self._worker.lives.running()]
 
     @property
     def is_closing(self) -> bool:
@@ -200,19 +160,12 @@ class TurnService:
 
     async def start(self, background: BackgroundTasks) -> None:
         """Mark turns of dead workers as interrupted, and start to renew leases."""
-        await self._leases.start(background)
-        await self._messages.start(self._leases.worker, self._receive, is_expecting=self._is_expecting)
+        await self._worker.start(background)
 
     async def close(self, *, grace: float) -> None:
         """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""
         self._state.is_closing = True
-        self._remote.wake_listeners()
-        await self._disconnected.close()
-        await self._runner.stop(grace=grace)
-        await self._progress.close()
-        await self._relay.close()
-        await self._remote.close()
-        await self._leases.close()
+        await self._worker.close(grace=grace)
 
     def open(
         self, request: TurnRequest, *, left: ClientLeft | None = None
@@ -282,7 +235,7 @@ class TurnService:
 
     def listener(self, conversation: Conversation) -> AbstractContextManager[Listener]:
         """Return a listener for new turns of a conversation, in all workers."""
-        return self._remote.listener(conversation.key)
+        return self._worker.remote.listener(conversation.key)
 
     def log_of(self, record: TurnRecord) -> Sequence[Entry]:
         """Return the events of a turn: so far if it runs here, else the stored ones; empty if none were stored."""
@@ -296,15 +249,6 @@ class TurnService:
         """
         return await self._existing.cancel(caller, turn_id, end_user=end_user)
 
-    async def _continue_lost(self, dead_workers: Sequence[str]) -> None:
-        await self._orphaned.continue_turns(dead_workers)
-
     async def _resume_lost(self) -> None:
         if not self._state.is_closing:
             await self._resumption.resume_lost()
-
-    def _is_expecting(self) -> bool:
-        return bool(self._lives) or self._remote.is_active
-
-    def _receive(self, message: bytes) -> None:
-        dispatch(message, self._lives, self._relay, self._remote)

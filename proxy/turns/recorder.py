@@ -38,7 +38,7 @@ class Recorder:
     @property
     def usage(self) -> Usage:
         """Usage of all model calls so far, including failed ones."""
-        uses = self.uses
+        uses = list(self._uses.values())
         return uses[0].usage if len(uses) == 1 else sum((use.usage for use in uses), Usage())
 
     @property
