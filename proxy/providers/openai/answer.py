@@ -226,13 +226,14 @@ class ProviderAnswer:
             deltas, self._ahead = self._ahead, ()
             return deltas
         try:
-            reader = self._reader
+            reader, response = self._reader, self._response
             if reader.failure is not None:
                 raise reader.failure
             if reader.is_finished:
                 raise StopAsyncIteration
+            assert response is not None
             if self._start is None:
-                start = await self._more()
+                start = response.read_now() or await self._more()
                 if not start.startswith(b"data:"):
                     # It is rare: JSON, or events that begin in another way.
                     start = await first_bytes(self._more, start)
@@ -241,10 +242,12 @@ class ProviderAnswer:
             if self._is_whole:
                 return reader.read_whole(await self._whole())
             while True:
-                received, self._start = self._start or await self._more(), b""
+                received, self._start = self._start or response.read_now() or await self._more(), b""
                 if received:
                     self._has_received = True
                     deltas = reader.feed(received)
+                    if not reader.has_reason:
+                        self._reason_deadline = None
                 elif self._has_received:
                     deltas = reader.end()
                 else:
@@ -273,10 +276,6 @@ class ProviderAnswer:
     async def _more(self) -> bytes:
         """Return what came since the last read, b"" at the end."""
         assert self._response is not None
-        if not self._reader.has_reason:
-            self._reason_deadline = None
-        if received := self._response.read_now():
-            return received
         self._alarm.set(self._deadline())
         try:
             return await self._response.read()

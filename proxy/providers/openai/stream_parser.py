@@ -140,7 +140,7 @@ class AnswerReader:
             self.add_texts(texts)
             return TextBatch.of(texts)
         deltas = self._parse(received)
-        self._repeated = self._frame_of_next(deltas)
+        self._repeated = None if self.is_finished else self._frame_of_next(deltas)
         self._data = b""
         return deltas
 
