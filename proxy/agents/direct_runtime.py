@@ -164,16 +164,18 @@ class DirectRuntime(AgentRuntime):
     ) -> Any:
         """Call the handler; ``owns_token``: the token belongs to this message and not to its sender."""
         handler = self._handlers.get(recipient) or await self._handler(recipient)
-        depth = _nested_calls.get()
+        # Only nested calls are counted: the context of each turn would hold one more variable.
+        depth = 0 if _current_agent.get(None) is None else _nested_calls.get() + 1
         try:
             if depth >= _MAX_NESTED_CALLS:
                 return await self._call_in_task(recipient, message, context)
-            nested, outer = _nested_calls.set(depth + 1), _current_agent.set(recipient)
+            nested, outer = _nested_calls.set(depth) if depth else None, _current_agent.set(recipient)
             try:
                 return await handler(message, context)
             finally:
                 _current_agent.reset(outer)
-                _nested_calls.reset(nested)
+                if nested is not None:
+                    _nested_calls.reset(nested)
         except asyncio.CancelledError:
             if owns_token:
                 # Ends also what the handler linked to the token outside of this task.

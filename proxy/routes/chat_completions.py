@@ -56,7 +56,7 @@ class ChatCompletions:
         is_stream = request.stream
         # The answer may take minutes, and the body is as large as the history.
         del body, request, headers, scope["state"]["headers"]
-        scope["headers"] = []
+        scope["headers"] = ()
         if not is_stream:
             opened = await services.turns.open(turn_request, left=client_left(receive))
             builder = CompletionBuilder(encoder_options(opened, options, decode_options))

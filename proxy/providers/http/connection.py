@@ -44,6 +44,8 @@ class Response:
         self._parsed_bytes = 0
         """Bytes of the network since the last piece of the body."""
         self._has_head = False
+        self._is_framed = False
+        """Whether the head says where the body ends."""
         self._body: list[bytes] = []
         self._unread = 0
         """Bytes of the network since the last read."""
@@ -80,6 +82,10 @@ class Response:
         except BaseException:
             self.release()
             raise
+
+    def forget_headers(self) -> None:
+        """Free the headers, of which providers send some kilobytes, before the body is waited for."""
+        self.fields.clear()
 
     async def read(self) -> bytes:
         """Return everything that came since the last read, waiting while there is nothing; b"" at the end.
@@ -189,7 +195,7 @@ class Response:
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""
-        if self._has_head and not self._is_framed():
+        if self._has_head and not self._is_framed:
             self.is_complete = self.is_over = True
             self._wake()
         else:
@@ -198,9 +204,6 @@ class Response:
     def _break(self) -> None:
         self.fail(ConnectionBroken())
         self._connection.abort()
-
-    def _is_framed(self) -> bool:
-        return b"content-length" in self.fields or b"transfer-encoding" in self.fields
 
     # --- for the parser ---
 
@@ -221,6 +224,8 @@ class Response:
                 raise ConnectionBroken
             # Backwards, so that the first of a name remains.
             self.fields = dict(zip(names.split(b"\n")[::-1], values[::-1], strict=False))
+            self._received.clear()
+            self._is_framed = b"content-length" in self.fields or b"transfer-encoding" in self.fields
             self.status = status
             self._has_head = True
 

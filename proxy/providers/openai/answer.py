@@ -171,6 +171,7 @@ class ProviderAnswer:
         self._defers_form = accepted.defers_form
         encoding = response.fields.get(b"content-encoding", b"identity")
         kind = response.fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        response.forget_headers()
         if encoding.lower() != b"identity":
             response.release()
             raise UpstreamProtocolError("protocol")

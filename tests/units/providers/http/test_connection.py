@@ -227,6 +227,19 @@ def test_credentials_of_the_url_are_sent_as_such_and_not_as_part_of_the_host() -
     assert b"authorization: Basic bWU6c2VjcmV0\r\n" in head
 
 
+async def test_a_response_whose_headers_are_forgotten_knows_where_it_ends(http_session: HttpSession) -> None:
+    cut = says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", then_close=True)
+    async with provider(cut) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        response.forget_headers()
+
+        assert response.headers == {}
+        assert await response.read() == b"ok"
+        with pytest.raises(ConnectionBroken):
+            await response.read()
+        response.release()
+
+
 async def test_a_connection_that_the_provider_closes_on_the_next_request_is_replaced(
     http_session: HttpSession,
 ) -> None:
