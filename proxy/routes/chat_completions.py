@@ -5,7 +5,7 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from starlette.datastructures import QueryParams
@@ -15,7 +15,7 @@ from proxy.auth import Access
 from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.request_body import decode_body, first_of, read_body
+from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
 from proxy.routes.request_headers import (
     body_digest,
     header_options,
@@ -40,38 +40,44 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        writing = await self._open(ClientConnection(scope, receive, send))
+        if writing is not None:
+            await writing
+
+    async def _open(self, connection: ClientConnection) -> Awaitable[None] | None:
+        """Open the turn of a request, and return what writes it; None if the request is answered already.
+
+        It has its own variables: writing may take minutes, and the body is as large as the history.
+        """
+        scope, receive = connection.scope, connection.receive
         services, headers, access = request_context(scope)
-        connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(scope, receive, settings)
         if services.passing is not None and await services.passing.serve(
             body, connection, access.caller, access.terms
         ):
-            return
+            return None
         request = await decode_body(chat_decoder(settings), body)
         turn_request, options = await chat_turn_request(services, access, headers, body, request)
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
-        ignored, framing = request.ignored, SSE_WITH_IDS if has_ids else SSE
-        is_stream = request.stream
-        # The answer may take minutes, and the body is as large as the history.
-        del body, request, headers, scope["state"]["headers"]
-        scope["headers"] = ()
-        if not is_stream:
+        forget_headers(scope)
+        ignored = request.ignored
+        if not request.stream:
             opened = await services.turns.open(turn_request, left=client_left(receive))
             builder = CompletionBuilder(encoder_options(opened, options, decode_options))
-            await write_turn(services, opened, connection, builder, ignored=ignored)
-            return
+            return write_turn(services, opened, connection, builder, ignored=ignored)
+        framing = SSE_WITH_IDS if has_ids else SSE
         queued = QueuedStream(connection, framing, keep_alive=settings.keep_alive_interval)
         streamed = await queued.open(
             services.turns, turn_request, lambda: ChunkEncoder(options, has_ids=has_ids)
         )
-        del turn_request
-        if streamed is not None:
-            encoder = ChunkEncoder(encoder_options(streamed, options, decode_options), has_ids=has_ids)
-            connection, framing = queued.connection, queued.framing
-            del queued, options
-            await write_turn(services, streamed, connection, encoder, ignored=ignored, framing=framing)
+        if streamed is None:
+            return None
+        encoder = ChunkEncoder(encoder_options(streamed, options, decode_options), has_ids=has_ids)
+        return write_turn(
+            services, streamed, queued.connection, encoder, ignored=ignored, framing=queued.framing
+        )
 
 
 class ResumedStream:

@@ -56,6 +56,12 @@ def headers_of(scope: Scope) -> RequestHeaders:
     return headers
 
 
+def forget_headers(scope: Scope) -> None:
+    """Free the headers of a request once its endpoint has read them: writing the response may take minutes."""
+    scope["state"].pop("headers", None)
+    scope["headers"] = ()
+
+
 def decoded_headers(raw: Sequence[tuple[bytes, bytes]]) -> RequestHeaders:
     """Return the headers by name; the first of a repeated name counts."""
     # Decoded at once, because requests of the official SDKs have some twenty. No header contains NUL (RFC 9110, 5.5).

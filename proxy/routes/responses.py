@@ -5,7 +5,7 @@ Creating and retrieving a response are plain ASGI endpoints, because both can st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 import msgspec
@@ -25,7 +25,7 @@ from proxy.routes.dependencies import (
     request_context,
 )
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.request_body import decode_body, first_of, read_body
+from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
 from proxy.routes.response_request import options_of_request, response_turn_request
 from proxy.routes.streaming import JSON_HEADERS, SSE
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
@@ -51,8 +51,17 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        writing = await self._open(ClientConnection(scope, receive, send))
+        if writing is not None:
+            await writing
+
+    async def _open(self, connection: ClientConnection) -> Awaitable[None] | None:
+        """Open the turn of a request, and return what writes it; None if the request is answered already.
+
+        It has its own variables: writing may take minutes, and the body is as large as the history.
+        """
+        scope, receive = connection.scope, connection.receive
         services, headers, access = request_context(scope)
-        connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(scope, receive, settings)
         decode = partial(
@@ -64,31 +73,29 @@ class Responses:
         options = options_of_request(services, access.terms, headers, request)
         ask = await response_turn_request(services, access, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
+        forget_headers(scope)
         if request.stream:
-            await self._stream(services, ask, connection, options, request.ignored)
-            return
+            return await self._open_stream(services, ask, connection, options, request.ignored)
         opened = await services.turns.open(ask, left=client_left(receive))
         options = _options_of(opened, options)
         if request.background:
-            await _send_initial_response(opened, options, connection, request.ignored)
-        else:
-            await _write(services, opened, connection, ResponseBuilder(options), ignored=request.ignored)
+            return _send_initial_response(opened, options, connection, request.ignored)
+        return _write(services, opened, connection, ResponseBuilder(options), ignored=request.ignored)
 
-    async def _stream(
+    async def _open_stream(
         self,
         services: Services,
         ask: TurnRequest,
         connection: ClientConnection,
         options: ResponseOptions,
         ignored: Sequence[str],
-    ) -> None:
+    ) -> Awaitable[None] | None:
         queued = QueuedStream(connection, SSE, keep_alive=services.settings.keep_alive_interval)
         opened = await queued.open(services.turns, ask, lambda: ResponseEncoder(options))
-        if opened is not None:
-            encoder = ResponseEncoder(_options_of(opened, options))
-            await _write(
-                services, opened, queued.connection, encoder, ignored=ignored, framing=queued.framing
-            )
+        if opened is None:
+            return None
+        encoder = ResponseEncoder(_options_of(opened, options))
+        return _write(services, opened, queued.connection, encoder, ignored=ignored, framing=queued.framing)
 
 
 class StoredResponse:
