@@ -18,7 +18,7 @@ from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, Headers
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import TurnHandle
-from proxy.turns.log_reader import EventLogReader
+from proxy.turns.log_reader import EventLogReader, without_handover
 from proxy.wire.events import sse
 from proxy.wire.events.feed import Feed, FeedEncoder, error_frame
 
@@ -63,7 +63,7 @@ class FeedStream:
             self._waiting = follower
             while True:
                 self._check()
-                entries = await follower.next()
+                entries = without_handover(await follower.next())
                 await self._write(entries, encoder)
                 if is_closing(entries[-1].event) if entries else opened.live.is_over:
                     return

@@ -22,6 +22,7 @@ from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import Headers
 from proxy.turns.live import LiveTurn
+from proxy.turns.log_reader import without_handover
 
 PROTOCOL = "handoff.v1"
 """A page cannot set headers of a WebSocket. It offers the subprotocols ``handoff.v1`` and ``handoff-key.KEY``."""
@@ -146,6 +147,8 @@ class WebSocketChannel:
         with live.reader(is_observer=is_observer) as follower:
             while True:
                 entries = await follower.next()
+                if is_observer:
+                    entries = without_handover(entries)
                 for entry in entries:
                     for text in encode(entry):
                         await self.send(text)

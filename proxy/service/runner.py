@@ -15,17 +15,26 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost, TurnTimeout
+from proxy.errors import (
+    InternalTurnError,
+    ProxyError,
+    StoreUnavailable,
+    TurnLeaseLost,
+    TurnTakenOver,
+    TurnTimeout,
+)
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Failed, Started, TextDelta
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
 from proxy.service.turn_span import record_closing, start_turn_span
 from proxy.tracing import Tracing
+from proxy.turns.checkpoints import MAX_TAKEOVERS
 from proxy.turns.continued_text import ContinuedText
 from proxy.turns.contract import Team, TeamOutcome
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.recorder import Recorder
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
@@ -162,14 +171,19 @@ class TurnRunner:
             # Not shielded as in ``wait_for_begin``: what cancels a sealed turn has cancelled its begin.
             await turn.begin
         now = round(self._clock(), 3)
+        position: int | None = None
         try:
-            if context is not None:
+            if context is not None and _is_continued(turn, context, closing):
+                # Nothing is stored, as if this process had been killed: another worker continues the turn.
+                closing = failed_event(TurnTakenOver(), recorder.usage, ran_effects=False)
+                position = TERMINAL_POSITION
+            elif context is not None:
                 closing = await self._store(context, live, turn, closing, outcome, recorder, now)
         finally:
-            live.emit(closing, at=now)
+            live.emit(closing, at=now, position=position)
             try:
                 # Before the log is retired: retiring may discard its entries.
-                if self._observer is not None:
+                if self._observer is not None and position is None:
                     self._observer.turn_ended(turn.caller, team.name, live.log.entries)
             finally:
                 # It refers to the turn: as a cycle, both would wait for the garbage collector.
@@ -249,6 +263,13 @@ class TurnRunner:
 
 def _failure(error: ProxyError, turn: Turn, recorder: Recorder) -> Failed:
     return failed_event(error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get())
+
+
+def _is_continued(turn: Turn, context: StoredTurnContext, closing: ClosingEvent) -> bool:
+    """Whether another worker can continue a turn that a shutdown has ended here."""
+    has_checkpoints = turn.steps is not None and turn.steps.is_saved
+    is_shutdown = isinstance(closing, Cancelled) and closing.reason == "shutting_down"
+    return is_shutdown and has_checkpoints and context.fence < MAX_TAKEOVERS
 
 
 def _recorder(live: LiveTurn, context: StoredTurnContext | None, restored: RestoredLog | None) -> Recorder:

@@ -13,6 +13,7 @@ from proxy.events import Entry, is_closing
 from proxy.service.turn_messages import FollowTurn, ForwardedEvents, ListenToConversations, TurnBegan, encode
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
+from proxy.turns.log_reader import without_handover
 from proxy.turns.worker_messages import MAX_MESSAGE_BYTES, WorkerMessages
 
 COLLECT_SECONDS = 0.02
@@ -108,7 +109,7 @@ class TurnRelay:
             before = live.log.position_before(start)
             after = follower.after if before is None else before
             while True:
-                entries = await reader.next()
+                entries = without_handover(await reader.next())
                 self._send(follower.worker, live.turn_id, after, entries)
                 after = entries[-1].position if entries else after
                 if is_closing(entries[-1].event) if entries else live.is_over:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
-from proxy.errors import LogMemoryExhausted
+from proxy.errors import LogMemoryExhausted, TurnTakenOver
 from proxy.events import (
     Entry,
     Failed,
@@ -63,6 +63,15 @@ class ReadTurn(Protocol):
     def trim(self) -> None:
         """Drop the entries of an evicted log that every reader has sent."""
         ...
+
+
+def without_handover(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries without the closing one of a turn that another worker continues.
+
+    Observers and other workers continue to follow the turn. Its clients have to read it again.
+    """
+    last = entries[-1].event if entries else None
+    return entries[:-1] if isinstance(last, Failed) and last.code == TurnTakenOver.code else entries
 
 
 class EventLogReader:

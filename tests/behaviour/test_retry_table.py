@@ -249,3 +249,19 @@ async def test_a_repeated_request_after_the_death_of_the_worker(tmp_path: Path) 
             await asyncio.gather(*sent, return_exceptions=True)
         async with shop(tmp_path, upstream) as other:
             assert await results(tmp_path, found, lambda case: case.repeat(other)) == table(KILLED)
+
+
+async def test_a_repeated_request_with_a_key_after_a_shutdown(tmp_path: Path) -> None:
+    found = {order: case for order, case in cases().items() if case.key == "key" and case.cut != "mid-stream"}
+    expected = {
+        row: result for row, result in table(KILLED).items() if "-".join(row).replace(" ", "_") in found
+    }
+    async with FakeUpstream(answer=answering(found)) as upstream:
+        async with shop(tmp_path, upstream, shutdown_grace=0) as served:
+            sent = [asyncio.create_task(case._send(served)) for case in found.values()]
+            await asyncio.gather(*(case.reached.wait() for case in found.values()))
+        await asyncio.gather(*sent, return_exceptions=True)
+
+        # Its clients had not left, so the turns continue at the next worker.
+        async with shop(tmp_path, upstream) as other:
+            assert await results(tmp_path, found, lambda case: case.repeat(other)) == expected
