@@ -156,7 +156,9 @@ class SqlHistory:
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
         return cast(
             bool,
-            await self._writer.write(OtherWrite(lambda on: self._leases.request_cancel(on, caller, turn_id))),
+            await self._writer.write(
+                OtherWrite(lambda on: self._leases.request_cancel(on, caller, turn_id), is_written_alone=True)
+            ),
         )
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
@@ -175,11 +177,16 @@ class SqlHistory:
         return await self._database.read(lambda on: self._attendance.attendance(on, turns))
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
-        await self._writer.write(OtherWrite(lambda on: self._attendance.announce(on, turn, until)))
+        await self._writer.write(
+            OtherWrite(lambda on: self._attendance.announce(on, turn, until), is_written_alone=True)
+        )
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
         return cast(
-            bool, await self._writer.write(OtherWrite(lambda on: self._attendance.end(on, turn, now)))
+            bool,
+            await self._writer.write(
+                OtherWrite(lambda on: self._attendance.end(on, turn, now), is_written_alone=True)
+            ),
         )
 
     async def store_progress(self, turn: int, progress: Progress) -> None:

@@ -13,10 +13,15 @@ from proxy.store.sql.finish_turn import Close, Endings, Finish
 
 
 class OtherWrite(Struct, frozen=True, eq=False):
-    """A write other than beginning or finishing a turn. Without ``is_durable``, a power failure can lose it."""
+    """A write other than beginning or finishing a turn. Without ``is_durable``, a power failure can lose it.
+
+    ``is_written_alone`` is for changes of another worker's turn. A transaction that locks several of them could
+    deadlock with one of that worker, which PostgreSQL detects only after a second.
+    """
 
     function: Callable[[Connection], Any]
     is_durable: bool = True
+    is_written_alone: bool = False
 
 
 Work = Begin | Finish | Close | OtherWrite
@@ -43,7 +48,7 @@ class WriteStatements:
         """Execute a group. Turns are finished first, so that a turn begun in the same group can use the conversation.
 
         Raises:
-            Lost: Some turns cannot be begun, or must be begun alone.
+            Lost: Some turns cannot be begun, or some writes must be executed alone.
         """
         begins: list[Begin] = []
         finishes: list[Finish] = []
@@ -55,7 +60,10 @@ class WriteStatements:
                 finishes.append(work)
             else:
                 others.append(work)
-        if lone := [begin for begin in begins if begin.is_written_alone]:
+        lone: list[Work] = [begin for begin in begins if begin.is_written_alone]
+        if len(group) > 1:
+            lone += [work for work in others if isinstance(work, OtherWrite) and work.is_written_alone]
+        if lone:
             raise Lost(frozenset(lone))
         given: dict[Any, Any] = {}
         if finishes:

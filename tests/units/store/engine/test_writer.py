@@ -90,6 +90,20 @@ async def test_what_waits_is_committed_together(faulty: Faulty, history: SqlHist
     assert faulty.commits == 2
 
 
+async def test_changes_of_turns_of_other_workers_are_committed_one_by_one(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    begun = await asyncio.gather(*(history.begin(new_turn(f"conv_{n}")) for n in range(3)))
+    before = faulty.commits
+
+    # A transaction with all of them could deadlock with one of the worker that runs the turns.
+    await asyncio.gather(*(history.announce_reader(turn.turn, until=1.0) for turn in begun))
+
+    assert faulty.commits == before + 3
+    attendance = await history.attendance([turn.turn for turn in begun])
+    assert [one.reader_until for one in attendance.values()] == [1.0, 1.0, 1.0]
+
+
 async def test_only_beginnings_do_not_wait_for_the_disk(faulty: Faulty, history: SqlHistory) -> None:
     begun = await history.begin(new_turn("conv_a"))
     await history.finish(the_end(begun.turn))
