@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from proxy.background_tasks import BackgroundTasks
 from proxy.errors import StoreUnavailable
@@ -64,11 +65,18 @@ class Leases:
             background.start(self._repeat(self._search, self._heartbeat), "lease sweep"),
         ]
 
-    async def close(self) -> None:
-        """Stop the heartbeat. Other workers may treat this worker as dead from here on."""
+    async def close(self, *, has_handed_over: bool = False) -> None:
+        """Stop the heartbeat. Other workers may treat this worker as dead from here on.
+
+        With ``has_handed_over``, the leases of the turns that others continue end now.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if has_handed_over:
+            # Workers of other hosts would wait for the end of the leases.
+            with suppress(StoreUnavailable):
+                await self._history.renew(self.worker, lease_until=self._clock())
         retire(self.worker)
 
     def until(self, now: float) -> float:

@@ -81,6 +81,8 @@ class TurnRunner:
         self._observer = observer
         self._tracing = tracing
         self._is_stopped = False
+        self.has_handed_over = False
+        """Whether turns are left to other workers."""
 
     def start(
         self,
@@ -177,6 +179,7 @@ class TurnRunner:
                 # Nothing is stored, as if this process had been killed: another worker continues the turn.
                 closing = failed_event(TurnTakenOver(), recorder.usage, ran_effects=False)
                 position = TERMINAL_POSITION
+                self.has_handed_over = True
             elif context is not None:
                 closing = await self._store(context, live, turn, closing, outcome, recorder, now)
         finally:

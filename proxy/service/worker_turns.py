@@ -114,7 +114,7 @@ class WorkerTurns:
         await self._progress.close()
         await self._relay.close()
         await self.remote.close()
-        await self.leases.close()
+        await self.leases.close(has_handed_over=self.runner.has_handed_over)
 
     def _is_expecting(self) -> bool:
         return bool(self.lives) or self.remote.is_active

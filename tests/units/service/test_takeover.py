@@ -236,3 +236,26 @@ async def test_a_follower_that_has_lost_text_gets_an_error() -> None:
 
     assert isinstance(closing, Failed)
     assert closing.code == "turn_taken_over"
+
+
+async def test_a_turn_that_a_shutdown_ends_is_continued_at_once() -> None:
+    workers = Workers()
+    tool = FixedTool("look_up", "found")
+    here = await workers.start(LOOK_UP, [TextDelta("Lost "), asyncio.Event()], tools=[tool])
+    first = await here.open(ASK)
+    await read(first, 5)
+
+    await here.close(grace=0)
+    (left,) = workers.history.turns.values()
+    # For workers of other hosts, which cannot see that the process has ended.
+    assert (left.record.status, left.record.lease_until) == ("running", workers.clock.now)
+    workers.clock.now += 0.01
+    there = await workers.start(says("Answer"), tools=[tool])
+    again = await there.open(ASK)
+    events = [entry.event for entry in await read(again)]
+
+    closing = first.live.entries[-1].event
+    assert isinstance(closing, Failed)
+    assert closing.code == "turn_taken_over"
+    assert (again.turn_id, isinstance(events[-1], Completed)) == (first.turn_id, True)
+    assert len(tool.calls) == 1
