@@ -165,9 +165,35 @@ class TurnRunner:
         context: StoredTurnContext | None,
         restored: RestoredLog | None,
     ) -> ClosingEvent:
-        """Run the team, store the result, then log the closing event, and return it."""
+        """Run the team within its time limit, store the result, then log the closing event, and return it."""
+        # One coroutine, because each between the task and the team is called again at every wake-up.
         recorder = _recorder(live, context, restored)
-        outcome, closing = await self._answer(live, team, turn, recorder)
+        outcome: TeamOutcome | None = None
+        timer: asyncio.TimerHandle | None = None
+        closing: ClosingEvent
+        try:
+            if turn.resumed is None:
+                recorder.emit(Started(turn.id, turn.agent, team.steps))
+            else:
+                recorder.close_open_calls("the worker ended before the tool did")
+            if live.stop_reason is not None:
+                raise asyncio.CancelledError
+            # Not ``asyncio.timeout``, which takes ten calls: the end of the limit is one more reason to stop.
+            limit = team.time_limit or self._time_limit
+            timer = asyncio.get_running_loop().call_later(limit, live.stop, "timed_out")
+            outcome = await team.answer(turn, recorder)
+            closing = Completed(turn.agent, outcome.finish_reason, recorder.usage)
+        except asyncio.CancelledError:
+            closing = self._closing_of_stopped(live, team, turn, recorder)
+        except ProxyError as error:
+            closing = _failure(error, turn, recorder)
+        except Exception:
+            logger.exception("turn failed", extra={"turn_id": turn.id})
+            closing = _failure(InternalTurnError(), turn, recorder)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            recorder.close_open_calls()
         live.seal()
         if turn.begin is not None:
             # Not shielded as in ``wait_for_begin``: what cancels a sealed turn has cancelled its begin.
@@ -194,42 +220,14 @@ class TurnRunner:
                 self._lives.retire(live)
         return closing
 
-    async def _answer(
-        self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder
-    ) -> tuple[TeamOutcome | None, ClosingEvent]:
-        """Run the team within its time limit; the outcome is None if the turn failed or was cancelled.
-
-        Afterwards each call of a tool has an end event.
-        """
-        limit = team.time_limit or self._time_limit
-        timer: asyncio.TimerHandle | None = None
-        try:
-            if turn.resumed is None:
-                recorder.emit(Started(turn.id, turn.agent, team.steps))
-            else:
-                recorder.close_open_calls("the worker ended before the tool did")
-            if live.stop_reason is not None:
-                raise asyncio.CancelledError
-            # Not ``asyncio.timeout``, which takes ten calls: the end of the limit is one more reason to stop.
-            timer = asyncio.get_running_loop().call_later(limit, live.stop, "timed_out")
-            outcome = await team.answer(turn, recorder)
-            return outcome, Completed(turn.agent, outcome.finish_reason, recorder.usage)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            if live.stop_reason == "timed_out":
-                return None, _failure(TurnTimeout(limit), turn, recorder)
-            return None, Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
-        except ProxyError as error:
-            return None, _failure(error, turn, recorder)
-        except Exception:
-            logger.exception("turn failed", extra={"turn_id": turn.id})
-            return None, _failure(InternalTurnError(), turn, recorder)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            recorder.close_open_calls()
+    def _closing_of_stopped(self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder) -> ClosingEvent:
+        """Return the closing event of a turn that was stopped."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        if live.stop_reason == "timed_out":
+            return _failure(TurnTimeout(team.time_limit or self._time_limit), turn, recorder)
+        return Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
 
     async def _store(
         self,
@@ -265,6 +263,7 @@ class TurnRunner:
 
 
 def _failure(error: ProxyError, turn: Turn, recorder: Recorder) -> Failed:
+    """Return the closing event of a turn that failed."""
     return failed_event(error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get())
 
 

@@ -353,7 +353,8 @@ class LiveTurn:
         if not reader.is_observer:
             self._clients -= 1
             self.has_readers = self._clients > 0
-        self._stop_counting_unused()
+        if not self._is_registered:
+            self._stop_counting_unused()
         if self.room is not None:
             self.wake_writer()
 

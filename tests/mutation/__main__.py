@@ -28,7 +28,12 @@ TARGETS = (
             "proxy/turns/log_memory.py",
             "proxy/turns/log_reader.py",
         ),
-        ("tests/units/turns/test_live.py", "tests/units/service/test_turns.py"),
+        (
+            "tests/units/turns/test_live.py",
+            "tests/units/turns/test_live_batches.py",
+            "tests/units/turns/test_live_control.py",
+            "tests/units/service/test_turns.py",
+        ),
     ),
     Target("agent loop", ("proxy/agents/agent_loop.py",), ("tests/units/agents",)),
     Target(
