@@ -60,7 +60,7 @@ class Terms(Struct, frozen=True):
         Raises:
             ModelNotFound: It may not. The error is that of an unknown model, so a key cannot probe for others.
         """
-        if not self.allow(model):
+        if self.models is not None and not self.allow(model):
             raise ModelNotFound(model)
 
 

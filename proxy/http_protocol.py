@@ -140,7 +140,7 @@ class BoundedHttp(LimitedHttp):
         self._stop_deadline()
         if began_at_head and self._heads_in_data == 1 and not is_first:
             # From the second request on: many connections have only one, which may wait for minutes.
-            self._known = self._known_head(data)
+            self._known = self._known_head(data) or self._known
         if self._is_between_requests:
             # Not held during the response; the application has them as long as it needs them.
             self.headers, self._checked_headers = [], []

@@ -23,7 +23,7 @@ class KnownHead:
     meaning is the same, and the parser is not needed to know where the body ends.
     """
 
-    __slots__ = ("_end", "_start", "decoded", "headers", "method", "path", "query", "raw_path")
+    __slots__ = ("_end", "_headers", "_start", "decoded", "method", "path", "query", "raw_path")
 
     def __init__(self, start: bytes, end: bytes, scope: Mapping[str, Any]) -> None:
         """``start`` and ``end`` are what precedes and follows the digits of ``Content-Length``."""
@@ -33,8 +33,8 @@ class KnownHead:
         self.path: str = scope["path"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
-        self.headers: RawHeaders = scope["headers"]
-        """Those of the first request."""
+        # A copy: the application can change the list of its request.
+        self._headers: tuple[tuple[bytes, bytes], ...] = (*scope["headers"],)
         self.decoded: RequestHeaders | None = None
         """The headers without ``Content-Length``, once the head was repeated."""
 
@@ -52,8 +52,8 @@ class KnownHead:
     def repeated(self, digits: bytes) -> RawHeaders:
         """Return the headers of a request with this ``Content-Length``; sets ``decoded``."""
         if self.decoded is None:
-            self.decoded = decoded_headers([one for one in self.headers if one[0] != b"content-length"])
-        return [one if one[0] != b"content-length" else (one[0], digits) for one in self.headers]
+            self.decoded = decoded_headers([one for one in self._headers if one[0] != b"content-length"])
+        return [one if one[0] != b"content-length" else (one[0], digits) for one in self._headers]
 
 
 def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:

@@ -236,9 +236,10 @@ async def test_a_head_is_not_parsed_from_the_third_request_on() -> None:
             super()._parse(data)
 
     request = HEAD % 3
-    pieces = [request + b"abc", request + b"abc", request + b"def", request, b"gh", b"i"]
+    other = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    pieces = [request + b"abc", request + b"abc", other, request + b"def", request, b"gh", b"i"]
 
     requests, _ = await served(Counting, pieces, waits=True)
 
-    assert [body for _, body in requests] == [b"abc", b"abc", b"def", b"ghi"]
-    assert parsed == [request + b"abc", request + b"abc"]
+    assert [body for _, body in requests] == [b"abc", b"abc", b"", b"def", b"ghi"]
+    assert parsed == [request + b"abc", request + b"abc", other]
