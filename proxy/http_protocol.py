@@ -143,7 +143,7 @@ class BoundedHttp(LimitedHttp):
             self._known = self._known_head(data) or self._known
         if self._is_between_requests:
             # Not held during the response; the application has them as long as it needs them.
-            self.headers, self._checked_headers = [], []
+            self.headers = self._checked_headers = []
         # Chunk extensions and trailers.
         self._framing_bytes = 0 if self._has_body_data else self._framing_bytes + len(data)
         if self._framing_bytes > MAX_HEAD_BYTES and not self._is_between_requests:

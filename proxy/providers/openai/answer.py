@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,32 +43,36 @@ class Accepted(msgspec.Struct, frozen=True):
     """The request did not have ``response_format``, because it has tools."""
 
 
-Send = Callable[[ModelRequest], Awaitable[Accepted]]
-Finish = Callable[["AnswerReader | ResponsesReader"], None]
-Describe = Callable[[UpstreamFailed, ModelRequest], None]
-"""Adds the provider, and what it reported, to the facts of a failure."""
+class AnsweringModel(Protocol):
+    """The model that an answer is of."""
+
+    provider: str
+    """What provider state is bound to."""
+
+    def send(self, request: ModelRequest) -> Awaitable[Accepted]:
+        """Send the request, and return its response when the head came.
+
+        Raises:
+            UpstreamFailed: The provider does not accept it.
+        """
+        ...
+
+    def describe(self, failure: UpstreamFailed, request: ModelRequest) -> None:
+        """Add the provider, and what it reported, to the facts of a failure."""
+        ...
+
+    def finish(self, reader: AnswerReader | ResponsesReader) -> None:
+        """Receive the reader of a complete answer."""
+        ...
 
 
 class ProviderAnswer:
     """One call: sends the request when its block is entered, and releases the connection when it is left."""
 
-    def __init__(
-        self,
-        send: Send,
-        request: ModelRequest,
-        limits: ModelLimits,
-        *,
-        provider: str,
-        describe: Describe,
-        finished: Finish,
-    ) -> None:
-        """``provider`` is what provider state is bound to; ``finished`` receives the reader of a complete answer."""
-        self._send = send
+    def __init__(self, model: AnsweringModel, request: ModelRequest, limits: ModelLimits) -> None:
+        self._model = model
         self._request = request
         self._limits = limits
-        self._provider = provider
-        self._describe = describe
-        self._finished = finished
         self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
@@ -125,7 +129,7 @@ class ProviderAnswer:
         self._alarm.stop()
         is_good = kind is None and self._reader.is_finished
         if is_good:
-            self._finished(self._reader)
+            self._model.finish(self._reader)
         response = self._response
         if is_good and response is not None and response.is_complete:
             self._response = None
@@ -141,18 +145,18 @@ class ProviderAnswer:
         cancellations = task.cancelling()
         self._alarm.set(self._first_deadline)
         try:
-            self._begin(await self._send(request))
+            self._begin(await self._model.send(request))
         except UpstreamFailed as failure:
             if self._is_late:
                 task.uncancel()
-            self._describe(failure, self._request)
+            self._model.describe(failure, self._request)
             raise
         except asyncio.CancelledError:
             # As asyncio.timeout does it, with the timer that the rest of the answer needs anyway.
             if not self._is_late or task.uncancel() > cancellations:
                 raise
             late = UpstreamTimeout("timeout_first")
-            self._describe(late, self._request)
+            self._model.describe(late, self._request)
             raise late from None
         finally:
             self._alarm.deadline = self._sender = None
@@ -161,7 +165,7 @@ class ProviderAnswer:
     def _begin(self, accepted: Accepted) -> None:
         self._response = response = accepted.response
         self._reader = accepted.make_reader(
-            provider=self._provider,
+            provider=self._model.provider,
             max_answer_bytes=self._limits.answer_bytes,
             max_line_bytes=self._limits.line_bytes,
         )
@@ -216,7 +220,7 @@ class ProviderAnswer:
             # No coroutine in between: each would be a frame of each waiting stream.
             return await forwarding.start()
         except UpstreamFailed as failure:
-            self._describe(failure, self._request)
+            self._model.describe(failure, self._request)
             raise
         finally:
             forwarding.stop()
@@ -256,7 +260,7 @@ class ProviderAnswer:
                 if deltas:
                     return deltas
         except UpstreamFailed as failure:
-            self._describe(failure, self._request)
+            self._model.describe(failure, self._request)
             raise
 
     async def _leave(self, *, is_good: bool) -> None:

@@ -100,19 +100,12 @@ class OpenAIWireModel:
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
         """Send the request, and read the answer in batches inside the block."""
-        return ProviderAnswer(
-            self._send,
-            request,
-            self._limits,
-            provider=self.provider,
-            describe=self._describe,
-            finished=self._finished,
-        )
+        return ProviderAnswer(self, request, self._limits)
 
     async def close(self) -> None:
         """Nothing is held in addition to the session."""
 
-    def _send(self, request: ModelRequest) -> Awaitable[Accepted]:
+    def send(self, request: ModelRequest) -> Awaitable[Accepted]:
         """Send the request, in its cacheable layout if it has one.
 
         Raises:
@@ -276,14 +269,16 @@ class OpenAIWireModel:
                         return name
         return None
 
-    def _finished(self, reader: AnswerReader | ResponsesReader) -> None:
+    def finish(self, reader: AnswerReader | ResponsesReader) -> None:
+        """Learn that the model begins with reasoning, if the answer shows it."""
         if isinstance(reader, AnswerReader) and reader.has_unopened_reasoning:
             new = self._learned.learn([Reshaping.REASONING_FIRST])
             if new:
                 facts = {"model": self.name, "host": self._endpoints["chat"].host}
                 logger.info("model ends its reasoning without an opening tag", extra=facts)
 
-    def _describe(self, failure: UpstreamFailed, request: ModelRequest) -> None:
+    def describe(self, failure: UpstreamFailed, request: ModelRequest) -> None:
+        """Add the provider, and what it reported, to the facts of a failure."""
         if failure.error is not None:
             # Reported inside a response, whose reader knows neither the secrets nor the request.
             sent = self._body(request, self._wire, self._learned.current()).body

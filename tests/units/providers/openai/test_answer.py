@@ -6,25 +6,19 @@ import asyncio
 
 import pytest
 
-from proxy.errors import UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from proxy.providers.model import ModelRequest
-from proxy.providers.openai.answer import Accepted, ProviderAnswer, Send
+from proxy.providers.openai.answer import Accepted, ProviderAnswer
 from proxy.providers.timeouts import ModelLimits
+from tests.fakes.answering_model import FakeAnsweringModel, Send
 
 
 def answer_of(send: Send, *, first_token: float) -> ProviderAnswer:
     return ProviderAnswer(
-        send,
+        FakeAnsweringModel(send),
         ModelRequest(messages=[]),
         ModelLimits(first_token=first_token),
-        provider="",
-        describe=describe,
-        finished=lambda reader: None,
     )
-
-
-def describe(failure: UpstreamFailed, request: ModelRequest) -> None:
-    failure.facts["host"] = "described"
 
 
 def current() -> asyncio.Task[object]:

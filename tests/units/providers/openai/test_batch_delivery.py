@@ -18,6 +18,7 @@ from proxy.providers.model import Finished, Forward, ModelDelta, ModelRequest, f
 from proxy.providers.openai.answer import Accepted, ProviderAnswer
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import ModelLimits
+from tests.fakes.answering_model import FakeAnsweringModel
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 NAME: ContextVar[str] = ContextVar("name")
@@ -64,22 +65,15 @@ class Provider:
         self.transport.protocol.data_received(HEAD)
         self.send(word("Hello"))
         call = ProviderAnswer(
-            send,
+            FakeAnsweringModel(send),
             ModelRequest(messages=[]),
             limits or ModelLimits(),
-            provider="",
-            describe=describe,
-            finished=lambda reader: None,
         )
         async with asyncio.timeout(10), call as batches:
             assert await anext(batches) == [TextDelta("Hello")]
             forward = forward_of(batches)
             assert forward is not None
             yield call, forward
-
-
-def describe(failure: UpstreamFailed, request: ModelRequest) -> None:
-    failure.facts["host"] = "described"
 
 
 def word(text: str, reason: str | None = None) -> str:

@@ -29,6 +29,7 @@ from proxy.turns.live import LiveTurn
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
+from tests.fakes.answering_model import FakeAnsweringModel
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 TEXTS = [
@@ -147,12 +148,9 @@ async def answer_of(
 
     async def ask() -> None:
         call = ProviderAnswer(
-            send,
+            FakeAnsweringModel(send),
             ModelRequest(messages=[]),
             limits or ModelLimits(),
-            provider="",
-            describe=lambda failure, request: None,
-            finished=lambda reader: None,
         )
         try:
             async with call as batches:
