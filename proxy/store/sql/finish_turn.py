@@ -1,4 +1,4 @@
-"""Finish a group of turns with four statements, whatever its size, or a single turn with three.
+"""Finish a group of turns with four statements, whatever its size, or a single turn with three (PostgreSQL: one).
 
 Turns that wait for calls, have checkpoints or ask for approval need a few more.
 """
@@ -30,6 +30,7 @@ from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
+from proxy.store.sql.single_end import SingleEnd
 from proxy.store.sql.stored_items import ItemRow
 from proxy.store.sql.tables import checkpoints, conversations, indexable, pending_calls, turns
 from proxy.turns.records import TurnEnd
@@ -99,6 +100,9 @@ class Endings:
             )
             for keeps, end in ends.items()
         }
+        self._single = (
+            {keeps: SingleEnd(end) for keeps, end in ends.items()} if dialect == "postgresql" else None
+        )
         self._delete_checkpoints = PreparedStatement(
             delete(checkpoints).where(checkpoints.c.turn == bindparam("of_turn"))
         )
@@ -134,8 +138,7 @@ class Endings:
         A turn that already has this result counts as finished: the write is a retry. For an interrupted turn, only
         the error code is written.
         """
-        if len(finishes) == 1 and (ended := self._end_running(connection, finishes[0])) is not None:
-            self._add_results(connection, [(finishes[0], ended)])
+        if len(finishes) == 1 and self._end_running(connection, finishes[0]):
             return {finishes[0]: True}
         keys = [str(finish.end.turn) for finish in finishes]
         found = {row[0]: _Ending(*row) for row in self._ending.run(connection, [{"keys": keys}])}
@@ -162,10 +165,23 @@ class Endings:
         """Mark a turn as failed, if it is running."""
         connection.execute(self._close, asdict(close))
 
-    def _end_running(self, connection: Connection, finish: Finish) -> _Ending | None:
-        """End the row of a turn; None if it is not running, or another worker has taken it over."""
-        found = self._end[_keeps(finish.end)].run(connection, [_end_values(finish)])
-        return _Ending(*found[0]) if found else None
+    def _end_running(self, connection: Connection, finish: Finish) -> bool:
+        """End a turn with all that it adds; False if it is not running, or another worker has taken it over."""
+        end, keeps = finish.end, _keeps(finish.end)
+        if self._single is None:
+            found = self._end[keeps].run(connection, [_end_values(finish)])
+            self._add_results(connection, [(finish, _Ending(*row)) for row in found])
+            return bool(found)
+        row = self._single[keeps].run(
+            connection,
+            {"turn": end.turn, "of_fence": end.fence, "packed": finish.journal},
+            rows.end_row(end),
+            finish.items,
+            moves_head=end.is_history and finish.moves_head,
+        )
+        if row is not None:
+            self._add_calls(connection, [(finish, _Ending(*row))])
+        return row is not None
 
     def _end_all(self, connection: Connection, finishes: Iterable[Finish]) -> None:
         """End the rows of turns, which are running and locked."""
@@ -180,6 +196,16 @@ class Endings:
         self._add_items.run(
             connection, [(row.key, row.inputs, finish.items) for finish, row in ends if row.is_stored]
         )
+        heads = [
+            {"of_conversation": row.conversation, "turn": row.key}
+            for finish, row in ends
+            if finish.end.is_history and finish.moves_head
+        ]
+        self._move_head.run(connection, heads)
+        self._add_calls(connection, ends)
+
+    def _add_calls(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
+        """Write the calls that turns wait for, and delete their checkpoints."""
         # Models can repeat a call id.
         waited_for = [
             {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}
@@ -189,12 +215,6 @@ class Endings:
         checkpointed = [{"of_turn": row.key} for finish, row in ends if finish.end.has_checkpoints]
         self._delete_checkpoints.run(connection, checkpointed)
         self._add_pending.run(connection, waited_for)
-        heads = [
-            {"of_conversation": row.conversation, "turn": row.key}
-            for finish, row in ends
-            if finish.end.is_history and finish.moves_head
-        ]
-        self._move_head.run(connection, heads)
         # After the conversations: recording decisions locks conversations first, so this order avoids a deadlock.
         self._approvals.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
         for finish, row in ends:

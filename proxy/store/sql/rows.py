@@ -72,6 +72,23 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
     }
 
 
+END_COLUMNS = (
+    "status",
+    "is_history",
+    "agent",
+    "finished_at",
+    "finish_reason",
+    "error_code",
+    "fingerprint",
+    "last_answer",
+    "pending",
+    "uses",
+    "ran_effects",
+    "progress",
+)
+"""The columns of ``end_row``."""
+
+
 def end_row(end: TurnEnd) -> dict[str, Any]:
     """Return what the end of a turn changes in its row, without its journal, idempotency key and input fingerprint."""
     return {

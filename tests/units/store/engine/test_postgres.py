@@ -12,9 +12,10 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, event, text
 
 from proxy.errors import ConfigurationError, StoreUnavailable
+from proxy.messages import AssistantMessage, Item
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import Unavailable
 from proxy.store.engine.migrations import migrate, schema_state
@@ -51,6 +52,29 @@ async def test_a_server_that_became_a_standby_loses_all_connections(postgresql_d
         assert await database.write(backend) not in (reader, writer)
     finally:
         await database.close()
+
+
+async def test_the_end_of_a_turn_is_one_statement(postgresql_database: str) -> None:
+    history = open_history(postgresql_database)
+    begun = await history.begin(new_turn("conv_a"))
+    answers = [
+        Item(AssistantMessage(f"Part {number}."), agent) for number, agent in enumerate(("sales", "triage"))
+    ]
+    statements: list[str] = []
+    listener = lambda *given: statements.append(given[2])  # noqa: E731
+    event.listen(Engine, "before_cursor_execute", listener)
+    try:
+        assert await history.finish(the_end(begun.turn, items=answers))
+    finally:
+        event.remove(Engine, "before_cursor_execute", listener)
+    [turn] = await history.chain(begun.turn)
+    conversation = await history.find_conversation("alice", "conv_a")
+    await history.close()
+
+    assert len(statements) == 1
+    assert turn.items[1:] == answers
+    assert conversation is not None
+    assert conversation.head == begun.turn
 
 
 POOLER = """\
