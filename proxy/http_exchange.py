@@ -245,6 +245,9 @@ class HttpExchange:
     def _take_body(self) -> bytes:
         pieces, self._body, self._received_bytes = self._body, [], 0
         self._is_body_taken = not self.more_body
+        if self._is_body_taken and self._flow.read_paused:
+            # Only a connection that is read shows that the client has gone, and streams do not call ``receive``.
+            self._flow.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def send(self, message: Message) -> None:
@@ -339,6 +342,8 @@ class HttpExchange:
 
     def _complete(self) -> None:
         self.response_complete = True
+        # Parts that the application has not read.
+        self._body.clear()
         if self._news is not None:
             self._news.set()
         connection = self._connection

@@ -94,6 +94,10 @@ class BoundedHttp(LimitedHttp):
 
     def _begin_repeated(self, known: KnownHead, data: bytes) -> bool:
         """Serve a request that repeats a head, if that is all that has arrived; return whether it was."""
+        before = self._newest
+        if before is not None and not before.response_complete:
+            # The parser gives pipelined requests in parts, which pause the reading of large bodies.
+            return False
         found = known.body_of(data)
         if found is None:
             return False
@@ -142,8 +146,11 @@ class BoundedHttp(LimitedHttp):
             # From the second request on: many connections have only one, which may wait for minutes.
             self._known = self._known_head(data) or self._known
         if self._is_between_requests:
-            # Not held during the response; the application has them as long as it needs them.
+            # Up to 64 KiB, not held during the response and while the connection is idle: the application has them as
+            # long as it needs them.
+            self.url = b""
             self.headers = self._checked_headers = []
+            self.scope = None  # type: ignore[assignment]
         # Chunk extensions and trailers.
         self._framing_bytes = 0 if self._has_body_data else self._framing_bytes + len(data)
         if self._framing_bytes > MAX_HEAD_BYTES and not self._is_between_requests:

@@ -145,7 +145,12 @@ class LingeringHttp(HttpToolsProtocol):
         self.is_lingering = True
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                # The client has answered with a reset, which a connection whose reading is paused would never notice.
+                self.transport.abort()
+                return
         self.flow.resume_reading()
         self._linger_until = self.loop.time() + self._linger_seconds
         self.keep_lingering()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +17,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.http_protocol import BoundedHttp
+from proxy.routes.request_body import headers_of, read_body
+from proxy.routes.server_extensions import DISCONNECT
+from proxy.settings import Settings
 from proxy.websocket_protocol import EnvelopeWebSocket
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -83,6 +88,98 @@ async def test_a_connection_with_a_running_request_is_not_idle() -> None:
 
         assert b"204" in await reader.readuntil(b"\r\n\r\n")
         assert await reader.read() == b""
+
+
+async def test_an_idle_connection_holds_neither_head_nor_unread_body() -> None:
+    large = b"POST /%b HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\nx: %b\r\n\r\n" % (
+        b"y" * 20_000,
+        b"z" * 40_000,
+    )
+
+    async def reads_headers(scope: Any, receive: Any, send: Any) -> None:
+        assert len(headers_of(scope)["x"]) == 40_000
+        await answer(scope, receive, send)
+
+    async with asyncio.timeout(10), served(reads_headers) as (reader, writer, protocol):
+        tracemalloc.start()
+        try:
+            protocol.data_received(large + b"b" * 60_000)
+            assert b"204" in await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0)
+            gc.collect()
+            held_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        writer.close()
+
+    assert held_bytes < 40_000
+
+
+@pytest.mark.parametrize("body_bytes", [1_000, 100_000])
+async def test_a_client_that_leaves_during_a_stream_is_noticed_after_a_body_of_any_size(
+    body_bytes: int,
+) -> None:
+    left = asyncio.Event()
+    body_read = asyncio.Event()
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(scope, receive, Settings())
+        assert len(body) == body_bytes
+        scope["extensions"][DISCONNECT].listener = left.set
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        body_read.set()
+        await left.wait()
+
+    async with asyncio.timeout(10), served(streams) as (_, writer, _):
+        writer.write(
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % body_bytes + b"b" * body_bytes
+        )
+        await body_read.wait()
+        writer.close()
+
+        await left.wait()
+
+
+async def test_an_early_response_to_a_client_that_has_left_closes_the_connection() -> None:
+    may_answer = asyncio.Event()
+
+    async def does_not_read(scope: Any, receive: Any, send: Any) -> None:
+        await may_answer.wait()
+        await answer(scope, receive, send)
+
+    async with asyncio.timeout(10), served(does_not_read) as (_, writer, protocol):
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n" + b"b" * 100_000)
+        while not protocol.flow.read_paused:
+            await asyncio.sleep(0)
+        writer.close()
+        await writer.wait_closed()
+        # The client's system answers the response with a reset at once, so the end of the stream cannot be sent.
+        may_answer.set()
+        while protocol.connections:
+            await asyncio.sleep(0)
+
+
+async def test_a_pipelined_request_with_a_large_body_pauses_reading_though_its_head_is_known() -> None:
+    may_end = asyncio.Event()
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        if (b"content-length", b"1") in scope["headers"]:
+            await may_end.wait()
+        await answer(scope, receive, send)
+
+    async with asyncio.timeout(10), served(waits) as (reader, writer, protocol):
+        for _ in range(3):
+            writer.write(head % 0)
+            await reader.readuntil(b"\r\n\r\n")
+        protocol.data_received(head % 1 + b"b")
+        protocol.data_received(head % 100_000 + b"b" * 100_000)
+
+        assert protocol.flow.read_paused
+        may_end.set()
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+        assert not protocol.flow.read_paused
 
 
 HANDSHAKE = (
