@@ -201,7 +201,7 @@ class TurnRunner:
         now = round(self._clock(), 3)
         position: int | None = None
         try:
-            if context is not None and _is_continued(turn, context, closing):
+            if context is not None and _is_continued(live, turn, context, closing):
                 # Nothing is stored, as if this process had been killed: another worker continues the turn.
                 closing = failed_event(TurnTakenOver(), recorder.usage, ran_effects=False)
                 position = TERMINAL_POSITION
@@ -267,10 +267,12 @@ def _failure(error: ProxyError, turn: Turn, recorder: Recorder) -> Failed:
     return failed_event(error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get())
 
 
-def _is_continued(turn: Turn, context: StoredTurnContext, closing: ClosingEvent) -> bool:
+def _is_continued(live: LiveTurn, turn: Turn, context: StoredTurnContext, closing: ClosingEvent) -> bool:
     """Whether another worker can continue a turn that a shutdown has ended here."""
     has_checkpoints = turn.steps is not None and turn.steps.is_saved
-    is_shutdown = isinstance(closing, Cancelled) and closing.reason == "shutting_down"
+    # Not the reason of the event: a turn that something it called has cancelled has the same. This worker does not stop
+    # then, and would renew the lease of the turn without end.
+    is_shutdown = isinstance(closing, Cancelled) and live.stop_reason == "shutting_down"
     return is_shutdown and has_checkpoints and context.fence < MAX_TAKEOVERS
 
 

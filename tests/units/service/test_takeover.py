@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from proxy.agents.agent import Agent
 from proxy.background_tasks import BackgroundTasks
-from proxy.events import TAKEOVER_POSITIONS, Completed, Entry, Failed, TextDelta, ToolFailed
+from proxy.events import TAKEOVER_POSITIONS, Cancelled, Completed, Entry, Failed, TextDelta, ToolFailed
 from proxy.messages import ToolMessage, Usage, UserMessage, text_of
 from proxy.providers.model import Finished
 from proxy.service.turns import Policy, TurnHandle, TurnService
@@ -259,3 +259,14 @@ async def test_a_turn_that_a_shutdown_ends_is_continued_at_once() -> None:
     assert closing.code == "turn_taken_over"
     assert (again.turn_id, isinstance(events[-1], Completed)) == (first.turn_id, True)
     assert len(tool.calls) == 1
+
+
+async def test_a_turn_that_something_it_called_has_cancelled_ends_at_its_worker() -> None:
+    workers = Workers()
+    tool = FixedTool("look_up", "found")
+    here = await workers.start(LOOK_UP, [asyncio.CancelledError()], tools=[tool])
+
+    events = [entry.event for entry in await read(await here.open(ASK))]
+
+    (left,) = workers.history.turns.values()
+    assert (type(events[-1]), left.record.status) == (Cancelled, "cancelled")
