@@ -144,8 +144,10 @@ class ProviderAnswer:
         assert task is not None
         cancellations = task.cancelling()
         self._alarm.set(self._first_deadline)
+        has_begun = False
         try:
             self._begin(await self._model.send(request))
+            has_begun = True
         except UpstreamFailed as failure:
             if self._is_late:
                 task.uncancel()
@@ -160,6 +162,9 @@ class ProviderAnswer:
             raise late from None
         finally:
             self._alarm.deadline = self._sender = None
+            if not has_begun:
+                # The block is not left, and the timer would hold the request until the deadline.
+                self._alarm.stop()
         return self
 
     def _begin(self, accepted: Accepted) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -81,3 +84,17 @@ async def test_a_failure_that_comes_with_the_timeout_leaves_no_cancellation() ->
             pass
 
     assert current().cancelling() == 0
+
+
+async def test_an_answer_that_does_not_begin_is_freed_before_its_deadline() -> None:
+    async def rejected(request: ModelRequest) -> Accepted:
+        raise UpstreamUnreachable("refused")
+
+    answer = answer_of(rejected, first_token=20)
+    freed = weakref.ref(answer)
+    with suppress(UpstreamUnreachable):
+        await answer.__aenter__()
+    del answer
+    gc.collect()
+
+    assert freed() is None
