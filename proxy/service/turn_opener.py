@@ -163,17 +163,22 @@ class TurnOpener:
         self, request: TurnRequest, team: ServedTeam, *, skips_running: bool = False
     ) -> tuple[ServedTeam, Sequence[str], Resolution]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
+        present = team
         while True:
             team.check_client_tools(tuple(request.tools))
             ignored = ignored_parameters(request, team)
             resolved = await self._resolver.resolve(request, team, skips_running=skips_running)
-            if not isinstance(resolved, ResolvedTurn) or resolved.conversation_id is None:
+            if (
+                team is not present
+                or not isinstance(resolved, ResolvedTurn)
+                or resolved.conversation_id is None
+            ):
                 return team, ignored, resolved
-            began_as = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
-            if began_as is team:
+            team = await self._state.teams.as_begun(request.caller, resolved.conversation_id, present)
+            if team is present:
                 return team, ignored, resolved
-            # With another version of the team it can begin with another agent.
-            team = began_as
+            # With another version of the team it can begin with another agent, and even in another conversation, whose
+            # version is not looked for: versions could alternate.
 
 
 def _staying(left: ClientLeft) -> ClientLeft:

@@ -12,8 +12,9 @@ from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Item, Usage, UserMessage
+from proxy.service.team_lookup import TeamLookup
 from proxy.service.turns import Policy, TurnHandle, TurnService
-from proxy.turns.contract import Sink, TeamOutcome
+from proxy.turns.contract import ServedTeam, Sink, TeamOutcome
 from proxy.turns.live import LiveTurn, StopReason
 from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, Progress, TurnEnd
 from proxy.turns.request import TurnRequest
@@ -92,6 +93,27 @@ async def test_completed_is_logged_only_after_the_answer_was_stored() -> None:
     assert isinstance(await end_of(opened), Completed)
     again = await service.attach("c", opened.turn_id)
     assert again.live.entries == opened.live.entries
+
+
+async def test_a_request_is_resolved_with_one_other_version_of_its_team_only() -> None:
+    """Another version can find another conversation, which began with a third one."""
+
+    class Versions(TeamLookup):
+        asked = 0
+
+        async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
+            self.asked += 1
+            assert self.asked < 5
+            return await team_of(agent("triage", ScriptedModel(says("From another version"))))
+
+    history = MemoryHistory()
+    teams = Versions(OneTeam(await team_of(agent("triage", ScriptedModel()))))
+    service = TurnService(teams, history, approvals=MemoryApprovals(history), policy=Policy(), clock=Clock())
+
+    opened = await service.open(replace(ASK, conversation_id="conversation"))
+
+    assert isinstance(await end_of(opened), Completed)
+    assert teams.asked == 1
 
 
 async def test_response_format_is_compiled_once_and_options_are_encoded_once() -> None:
