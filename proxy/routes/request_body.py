@@ -57,9 +57,14 @@ def headers_of(scope: Scope) -> RequestHeaders:
 
 
 def forget_headers(scope: Scope) -> None:
-    """Free the headers of a request once its endpoint has read them: writing the response may take minutes."""
+    """Free the headers of a request once its endpoint has read them: writing the response may take minutes.
+
+    Not those of other servers: middleware around this application may read them after the response (ASGI specification,
+    "Middleware").
+    """
     scope["state"].pop("headers", None)
-    scope["headers"] = ()
+    if REQUEST_BODY in scope.get("extensions", ()):
+        scope["headers"] = ()
 
 
 def decoded_headers(raw: Sequence[tuple[bytes, bytes]]) -> RequestHeaders:
