@@ -51,11 +51,6 @@ def pieces(text: str, size: int = 4000) -> Iterator[str]:
         yield text[start : start + size]
 
 
-def data_frame(data: bytes) -> bytes:
-    """Return one event without an id; ``data`` is JSON text."""
-    return b"data: %b\n\n" % (data if data.isascii() else one_line(data))
-
-
 def data_frames(parts: Iterable[bytes]) -> bytes:
     """Return several events without ids, each of whose ``parts`` is JSON text."""
     data = b"\n\ndata: ".join(parts)

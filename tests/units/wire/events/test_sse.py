@@ -31,11 +31,12 @@ def test_line_separators_of_unicode_are_escaped_everywhere() -> None:
     assert sse.one_line(b'"\\u2028"') == b'"\\u2028"'
     assert sse.frame(SEPARATORS, 1) == b"id: 1\ndata: %b\n\n" % ESCAPED
     assert sse.named("x", SEPARATORS) == b"event: x\ndata: %b\n\n" % ESCAPED
-    assert sse.data_frame(SEPARATORS) == b"data: %b\n\n" % ESCAPED
+    assert sse.data_frames([SEPARATORS]) == b"data: %b\n\n" % ESCAPED
 
 
-def test_an_event_without_an_id_has_its_data_only() -> None:
-    assert sse.data_frame(b"{}") == b"data: {}\n\n"
+def test_events_without_ids_have_their_data_only() -> None:
+    assert sse.data_frames([b"{}"]) == b"data: {}\n\n"
+    assert sse.data_frames([b"{}", b"[]"]) == b"data: {}\n\ndata: []\n\n"
 
 
 def test_a_text_comes_in_pieces_of_a_size() -> None:
