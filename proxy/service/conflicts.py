@@ -81,10 +81,10 @@ class Conflicts:
     async def after_conflict(
         self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None, *, is_patient: bool
     ) -> TurnHandle | int:
-        """Attach to the running turn if its client has left and this request repeats it; else end it.
+        """Attach to the running turn if this request repeats it; else end it if its client has left.
 
-        Returns the slot for the next attempt otherwise. With ``is_patient``, a disconnect of the client that is noticed
-        a moment later counts too.
+        Returns the slot for the next attempt otherwise. With ``is_patient``, and if a turn next to the running one
+        would repeat effects, a disconnect of the client that is noticed a moment later counts too.
 
         Raises:
             ConversationBusy: The turn has a client, or finishes without one.
