@@ -34,6 +34,8 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}
 """The same for all requests; applications only read it."""
 _MAX_PIPELINED = 8
 """Requests that wait for a running one. With more, nothing is read, and only a write shows that the client left."""
+_MAX_WAITING = 256
+"""Requests that wait, however many one read has: it can have ten thousand, and each takes 1.4 KB."""
 
 
 class HeadRejected(Exception):
@@ -250,6 +252,8 @@ class BoundedHttp(LimitedHttp):
         self._problem = head_problem(version, method, self._checked_headers, target)
         if self._most_head_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
             self._problem = head_too_large()
+        if len(self.pipeline) >= _MAX_WAITING:
+            self._problem = bad_request("Too many pipelined requests. Send the next one after the response.")
         if self._problem is not None or target is None:
             raise HeadRejected
         self._is_in_head = False

@@ -182,6 +182,24 @@ async def test_a_pipelined_request_with_a_large_body_pauses_reading_though_its_h
         assert not protocol.flow.read_paused
 
 
+async def test_only_some_of_the_requests_in_one_read_wait_for_the_first() -> None:
+    may_end = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await may_end.wait()
+        await answer(scope, receive, send)
+
+    async with asyncio.timeout(10), served(waits) as (reader, _, protocol):
+        protocol.data_received(REQUEST * 5_000)
+        may_end.set()
+        received = await reader.read()
+
+    assert received.count(b"HTTP/1.1 204 ") == 257
+    *_, last = received.split(b"HTTP/1.1 ")
+    assert last.startswith(b"400 ")
+    assert b"Too many pipelined requests" in last
+
+
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
