@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
@@ -14,9 +13,6 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.mcp.argument_schema import ArgumentSchema
 from proxy.tools.port import Tool
-
-if TYPE_CHECKING:
-    pass
 
 
 class HandoffTarget(Struct, frozen=True):

@@ -47,7 +47,8 @@ class Watcher(Protocol):
 class LiveTurn:
     """The log of one turn, its writer's task and its readers."""
 
-    # With 30 attributes, a dictionary would take a kilobyte more (CPython, dictobject.c: SHARED_KEYS_MAX_SIZE).
+    # There are nearly 30 attributes. With more, the dictionaries of instances do not share their keys, and each takes a
+    # kilobyte more (CPython, dictobject.c: SHARED_KEYS_MAX_SIZE).
     __slots__ = (
         "_began",
         "_clients",
