@@ -113,12 +113,14 @@ class LimitedHttp(LingeringHttp):
         return not (self._is_in_head or self._is_between_requests)
 
     def _send_problem(self, problem: ErrorResponse) -> None:
-        logger.info("request rejected", extra={"status": problem.status})
+        # Given, because the context can be that of an earlier request.
+        request_id = f"req_{secrets.token_hex(16)}"
+        logger.info("request rejected", extra={"request_id": request_id, "status": problem.status})
         body = envelope(problem)
         head = (
             f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: req_{secrets.token_hex(16)}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.close_slowly()

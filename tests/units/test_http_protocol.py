@@ -17,6 +17,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.http_protocol import BoundedHttp
+from proxy.log_config import add_request_id
+from proxy.request_id import REQUEST_ID
 from proxy.routes.request_body import headers_of, read_body
 from proxy.routes.server_extensions import DISCONNECT
 from proxy.settings import Settings
@@ -198,6 +200,24 @@ async def test_only_some_of_the_requests_in_one_read_wait_for_the_first() -> Non
     *_, last = received.split(b"HTTP/1.1 ")
     assert last.startswith(b"400 ")
     assert b"Too many pipelined requests" in last
+
+
+async def test_a_rejected_request_is_logged_with_the_id_of_its_response(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def with_id(scope: Any, receive: Any, send: Any) -> None:
+        REQUEST_ID.set("req_first")
+        await answer(scope, receive, send)
+
+    async with asyncio.timeout(10), served(with_id) as (reader, _, protocol):
+        protocol.data_received(REQUEST + b"invalid\r\n\r\n")
+        received = await reader.read()
+
+    (record,) = [one for one in caplog.records if one.message == "request rejected"]
+    add_request_id(record)
+    assert f"x-request-id: {vars(record)['request_id']}\r\n".encode() in received
 
 
 HANDSHAKE = (
