@@ -25,6 +25,8 @@ export function openDialog(title, body, { action, danger = false, submit, wide =
           event.preventDefault();
           try {
             result = await submit?.();
+            // Not when "close" is fired: what the user does before that must find the result.
+            resolve(result);
             dialog.close();
           } catch (problem) {
             error.className = "problem";
