@@ -109,8 +109,10 @@ async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMess
     """Start a branch of the named conversation if the list has its first user messages but other answers."""
     if query.head is None or query.last_assistant < 0:
         return None
-    is_known, agent = agent_by_user_messages(await query.turns.chain(query.head), query.messages)
-    if not is_known:
+    chain = await query.turns.chain(query.head)
+    is_known, agent = agent_by_user_messages(chain, query.messages)
+    # There is no turn if the conversation was deleted a moment ago: then it starts again.
+    if chain and not is_known:
         return UnrelatedMessages()
     return RuleMatch(query.request.id_source, query.request.conversation_id, agent=agent)
 
@@ -125,7 +127,8 @@ async def conversation_head(query: ResolverQuery) -> RuleMatch | None:
     if query.head is None:
         return None
     chain = await query.turns.chain(query.head)
-    if request.id_source == "frontend-header" or is_first_input(chain[0], query.messages):
+    is_deleted = not chain
+    if is_deleted or request.id_source == "frontend-header" or is_first_input(chain[0], query.messages):
         return RuleMatch(request.id_source, request.conversation_id)
     return RuleMatch(request.id_source, request.conversation_id, Branch.of(chain))
 

@@ -191,11 +191,6 @@ def stream_error(failed: Failed) -> ErrorResponse:
     return problem if may_repeat else msgspec.structs.replace(problem, type="invalid_request_error")
 
 
-def status_of(error: BaseException | Failed) -> int:
-    """Return the HTTP status of an error."""
-    return error_response(error).status
-
-
 def envelope(error: BaseException | Failed | ErrorResponse) -> bytes:
     """Return the JSON body of an error response, at most 2 kB."""
     problem = error if isinstance(error, ErrorResponse) else error_response(error)

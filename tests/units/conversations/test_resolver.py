@@ -207,6 +207,23 @@ async def test_a_list_with_edited_answers_starts_a_branch_with_the_agent_of_its_
     assert messages_of(resolved.input) == edited
 
 
+class DeletedMeanwhile(MemoryHistory):
+    """A history whose conversations are deleted after their heads were read."""
+
+    async def chain(self, turn: int) -> list[ChainTurn]:
+        return []
+
+
+@pytest.mark.parametrize("messages", [[NEXT], [FIRST_USER, AssistantMessage("Edited."), NEXT]])
+async def test_a_conversation_that_is_deleted_meanwhile_begins_again(messages: list[Message]) -> None:
+    history = DeletedMeanwhile()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+
+    resolved = await resolve(history, *messages, conversation_id="conv_a")
+
+    assert (resolved.parent, resolved.conversation_id, resolved.agent) == (None, "conv_a", "triage")
+
+
 async def test_a_list_without_any_message_of_the_named_conversation_is_unrelated() -> None:
     history = MemoryHistory()
     await store(history, [FIRST_USER], "Hello!", "sales")

@@ -69,7 +69,6 @@ from proxy.wire.errors import (
     headers_of,
     invalid_url,
     method_not_allowed,
-    status_of,
     stream_error,
 )
 
@@ -156,7 +155,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
 def test_every_error_has_its_status_type_code_and_headers(
     error: Exception, status: int, kind: str, code: str | None, param: str | None, headers: dict[str, str]
 ) -> None:
-    assert status_of(error) == status
+    assert error_response(error).status == status
     assert json.loads(envelope(error)) == {
         "error": {"message": str(error), "type": kind, "param": param, "code": code}
     }
@@ -218,7 +217,11 @@ def test_after_a_tool_with_effects_no_client_is_led_to_repeat_the_turn(error: Ex
     assert not failed.is_repeatable
     assert stream_error(failed).type != "server_error"
     assert (problem.status < 500 and problem.status != 429) or headers_of(failed)["x-should-retry"] == "false"
-    assert (problem.status, problem.code, problem.message) == (status_of(error), failed.code, str(error))
+    assert (problem.status, problem.code, problem.message) == (
+        error_response(error).status,
+        failed.code,
+        str(error),
+    )
 
 
 @pytest.mark.parametrize("ran_effects", [False, True], ids=["no effects", "effects"])
@@ -252,7 +255,7 @@ def test_a_permanent_failure_is_not_repeatable(error: Exception) -> None:
     failed = failed_event(error, Usage(), ran_effects=False)
 
     assert failed.is_repeatable == (
-        headers_of(error).get("x-should-retry") != "false" and status_of(error) != 400
+        headers_of(error).get("x-should-retry") != "false" and error_response(error).status != 400
     )
 
 
@@ -268,7 +271,7 @@ def test_a_bad_request_found_during_the_turn_stays_one() -> None:
         InvalidRequest("Bad.", param="tools", code="invalid_value"), Usage(), ran_effects=False
     )
 
-    assert (failed.code, failed.message, status_of(failed)) == ("invalid_request", "Bad.", 400)
+    assert (failed.code, failed.message, error_response(failed).status) == ("invalid_request", "Bad.", 400)
 
 
 def test_an_unknown_code_is_reported_unchanged() -> None:
