@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,11 @@ def _dispatcher(kind: str) -> Dispatcher:
     from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher
     from proxy.agents.queued_dispatch import QueuedDispatcher
 
-    dispatchers = {"none": DirectDispatcher, "queued": QueuedDispatcher, "direct": AutoGenDispatcher}
+    dispatchers: dict[str, Callable[[], Dispatcher]] = {
+        "none": DirectDispatcher,
+        "queued": QueuedDispatcher,
+        "direct": AutoGenDispatcher,
+    }
     return dispatchers[kind]()
 
 

@@ -45,12 +45,11 @@ async def measure(call: Call) -> dict[str, float]:
 
 async def own(port: int) -> dict[str, float]:
     """Measure the proxy's client."""
-    from yarl import URL
-
     from proxy.providers.http.pool import Endpoint, HttpSession
+    from proxy.providers.http.url import HttpUrl
 
     session = HttpSession()
-    url = URL(f"http://127.0.0.1:{port}/v1/chat/completions")
+    url = HttpUrl.parse(f"http://127.0.0.1:{port}/v1/chat/completions")
     endpoint = Endpoint.at(url, {"content-type": "application/json", "authorization": "Bearer bench"})
 
     async def call(body: bytes) -> int:
