@@ -71,4 +71,5 @@ def test_long_messages_and_requests_take_little_time(message: str) -> None:
 
     excerpt(message, sent=sent, secrets=["x" * 40])
 
-    assert time.process_time() - began < 0.3
+    # Up to 0.3 s on a slow machine. A search of the request for each character takes many times as long.
+    assert time.process_time() - began < 3
