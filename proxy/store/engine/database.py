@@ -6,7 +6,7 @@ PostgreSQL over asyncpg.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -53,8 +53,8 @@ class Database(Protocol):
         """
         ...
 
-    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
-        """Run a write transaction and return after the commit. Calls must not overlap.
+    def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> Awaitable[R]:
+        """Run a write transaction; its result is available after the commit. Calls must not overlap.
 
         Without ``is_durable``, a power failure can lose the commit; the end of the process cannot.
 

@@ -52,29 +52,33 @@ class WriteStatements:
         """
         begins: list[Begin] = []
         finishes: list[Finish] = []
-        others: list[Close | OtherWrite] = []
+        closes: list[Close] = []
+        others: list[OtherWrite] = []
+        lone: list[Work] = []
         for work in group:
             if isinstance(work, Begin):
                 begins.append(work)
+                # Also the only one of a group: what it needs is part of ``alone``.
+                if work.is_written_alone:
+                    lone.append(work)
             elif isinstance(work, Finish):
                 finishes.append(work)
+            elif isinstance(work, Close):
+                closes.append(work)
             else:
                 others.append(work)
-        lone: list[Work] = [begin for begin in begins if begin.is_written_alone]
-        if len(group) > 1:
-            lone += [work for work in others if isinstance(work, OtherWrite) and work.is_written_alone]
+                if work.is_written_alone and len(group) > 1:
+                    lone.append(work)
         if lone:
             raise Lost(frozenset(lone))
         given: dict[Any, Any] = {}
         if finishes:
-            given |= self._endings.finish(connection, finishes)
-        for work in others:
-            if isinstance(work, Close):
-                self._endings.close(connection, work)
-                given[work] = None
-        for work in others:
-            if isinstance(work, OtherWrite):
-                given[work] = work.function(connection)
+            given = self._endings.finish(connection, finishes)
+        for close in closes:
+            self._endings.close(connection, close)
+            given[close] = None
+        for other in others:
+            given[other] = other.function(connection)
         if begins:
             begun = self._beginnings.together(connection, begins)
             if len(begun) < len(begins):

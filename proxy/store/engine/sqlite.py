@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ CHECKPOINT_COMMITS = 150
 LOG_PAGES, MOST_LOG_PAGES = 4_000, 12_000
 """Pages of the write-ahead log: from the first number on it is to be restarted; from the second on (48 MB), each commit
 tries a checkpoint itself."""
+# NORMAL does not wait for the disk. A later commit that does takes with it what came before
+# (sqlite.org/pragma.html#pragma_synchronous).
+_WAITING_FOR_DISK, _NOT_WAITING = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
 
 
 def sqlite_engine(url: URL, *, begin: str, pragmas: dict[str, object]) -> Engine:
@@ -106,19 +109,25 @@ class SqliteDatabase:
         except TimeoutError:
             raise StoreUnavailable from None
 
-    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
+    def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> Awaitable[R]:
         """Run ``work`` in the writer thread. Transient errors are raised; the caller retries."""
-        # NORMAL does not wait for the disk. A later commit that does takes with it what came before
-        # (sqlite.org/pragma.html#pragma_synchronous).
-        synchronous = "FULL" if is_durable else "NORMAL"
         if self._commits >= 2 * CHECKPOINT_COMMITS and self._checkpoint is not None:
-            # Copying takes longer than committing as many pages again: the log would grow without bound.
-            await asyncio.wait([self._checkpoint])
-        result = await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
+            return self._write_after(self._checkpoint, work, is_durable=is_durable)
+        written = self._writer.run(work, _WAITING_FOR_DISK if is_durable else _NOT_WAITING)
         self._commits += 1
         if self._commits >= CHECKPOINT_COMMITS and self._checkpoint is None:
             self._checkpoint = asyncio.create_task(self._copy_log(), name="SQLite checkpoint")
-        return result
+        return written
+
+    async def _write_after(
+        self, checkpoint: asyncio.Task[None], work: Callable[[Connection], R], *, is_durable: bool
+    ) -> R:
+        """Write after a checkpoint that takes longer than committing as many pages again.
+
+        Without this wait, the log would grow without bound.
+        """
+        await asyncio.wait([checkpoint])
+        return await self.write(work, is_durable=is_durable)
 
     def state(self) -> object:
         """Return the state of the write-ahead log, which every commit changes."""
@@ -191,9 +200,9 @@ class _Threads:
         self._unfinished = 0
         """Jobs that wait or run; used in the event loop only."""
 
-    async def run(
+    def run(
         self, work: Callable[[Connection], R], pragma: str | None = None, *, in_transaction: bool = True
-    ) -> R:
+    ) -> asyncio.Future[R]:
         """Run the work in a thread, after setting the pragma; cancellation does not stop a job that has started."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -201,7 +210,7 @@ class _Threads:
         self._unfinished += 1
         if self._unfinished > len(self._threads) < self._count:
             self._start_thread()
-        return await future
+        return future
 
     def _start_thread(self) -> None:
         name = f"{self._name} {len(self._threads)}"

@@ -14,7 +14,7 @@ import logging
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -44,8 +44,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 class Writable(Protocol):
     """The write half of ``Database``."""
 
-    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
-        """Run ``work`` in one transaction and return its result after the commit.
+    def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> Awaitable[R]:
+        """Run ``work`` in one transaction; its result is available after the commit.
 
         Without ``is_durable``, a power failure can lose the commit.
 

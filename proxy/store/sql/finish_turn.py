@@ -206,6 +206,9 @@ class Endings:
 
     def _add_calls(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
         """Write the calls that turns wait for, and delete their checkpoints."""
+        ends = [(finish, row) for finish, row in ends if _has_calls(finish.end)]
+        if not ends:
+            return
         # Models can repeat a call id.
         waited_for = [
             {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}
@@ -235,6 +238,11 @@ def _end(*, keeps_key: bool, keeps_input: bool) -> Any:
         .where(turns.c.key == bindparam("turn"), turns.c.fence == bindparam("of_fence"), IS_RUNNING)
         .values(journal=journal, **removed)
     )
+
+
+def _has_calls(end: TurnEnd) -> bool:
+    """Whether a turn waits for calls or approvals, took up approvals, or has checkpoints."""
+    return bool(end.pending or end.has_checkpoints or end.pause is not None or end.took_up is not None)
 
 
 def _keeps(end: TurnEnd) -> tuple[bool, bool]:

@@ -41,6 +41,8 @@ class PreparedStatement:
         """The positions of parameters whose values are converted for the driver, and how."""
         self._words: list[tuple[int, _Processor]] = []
         """The same for texts from outside, which nearly always need no conversion."""
+        self._words_of: Callable[[Sequence[Any]], Iterable[str | None]] = tuple
+        """Returns those texts of a row."""
         self._results: list[tuple[int, _Processor]] = []
         """The columns of the result whose values are converted, and how."""
 
@@ -61,7 +63,7 @@ class PreparedStatement:
         for at, convert in self._converters:
             row[at] = convert(row[at])
         # All texts together, instead of a call for each of them.
-        if self._words and not are_plain([row[at] for at, _ in self._words]):
+        if self._words and not are_plain(self._words_of(row)):
             for at, convert in self._words:
                 row[at] = convert(row[at])
         return row
@@ -98,15 +100,18 @@ class PreparedStatement:
             if convert is not None:
                 results.append((at, convert))
         self._constants = {bind.key: bind.effective_value for bind in parameters if bind.key not in values}
-        # Of one name, itemgetter returns the value itself.
-        self._in_order = (
-            itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
-        )
+        self._in_order, self._words_of = _values_of(names), _values_of([at for at, _ in words])
         self._converters, self._words, self._results = converters, words, results
         # Last: another thread may be here at the same time.
         self._text = str(compiled)
         # All of them take 250 KB, and are not used again.
         self._statement = None
+
+
+def _values_of(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
+    """Return a function that returns the values of these keys."""
+    # Of one key, itemgetter returns the value itself.
+    return itemgetter(*keys) if len(keys) > 1 else lambda values: [values[key] for key in keys]
 
 
 class Insertion:
