@@ -100,21 +100,22 @@ class Writer:
         self.task = asyncio.create_task(self._run(), name="store writer")
         """Ends only when the writer is closed."""
 
-    async def write(self, work: Work) -> Any:
-        """Queue a write; return its result when the commit is durable.
+    def write(self, work: Work) -> asyncio.Future[Any]:
+        """Queue a write; its result is there when the commit is durable.
 
         If the waiter of a Begin is cancelled or gets an error, no running turn remains. The same holds for a failed
         Finish. Cancelling the waiter of any other write does not stop the write.
 
         Raises:
-            StoreUnavailable: It was not written within the time limit, or cannot be written.
+            StoreUnavailable: The writer is closed. The result is this error if it was not written within the time
+                limit, or cannot be written.
         """
         if self._is_closing:
             raise StoreUnavailable
         deadline = self._loop.time() + self._time_limit
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
-        return await self._enqueue(work, deadline)
+        return self._enqueue(work, deadline)
 
     async def close(self) -> None:
         """Write what is queued, and stop."""
@@ -154,12 +155,14 @@ class Writer:
     async def _run(self) -> None:
         pause = 0.0
         while True:
-            group = self._group = self._next_group()
-            if not group:
+            if not self._queue:
+                self._group = ()
                 if self._is_closing:
                     return
                 self._wake = self._loop.create_future()
                 await self._wake
+            group = self._group = self._next_group()
+            if not group:
                 continue
             try:
                 await self._commit(group)
