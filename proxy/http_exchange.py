@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -20,7 +20,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from proxy.connection_state import ConnectionEvent
 from proxy.errors import InternalTurnError, ProxyError, ShuttingDown
 from proxy.http_head import RawHeaders
-from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
+from proxy.routes.server_extensions import (
+    BODY_WRITER,
+    DISCONNECT,
+    REQUEST_BODY,
+    START_WITH_BODY,
+    Disconnect,
+)
 from proxy.wire.chunk_sizes import size_line, size_lines
 from proxy.wire.errors import envelope, error_response, headers_of
 
@@ -32,7 +38,6 @@ usable. Clients would have to reconnect otherwise."""
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 """Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
 _LINE = b"%b: %b\r\n"
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
 
@@ -123,7 +128,12 @@ class HttpExchange:
         """The rest of the announced length of the response."""
         self._held_head = b""
         """The head of a response whose body follows."""
-        scope["extensions"] = {DISCONNECT: self.disconnect, BODY_WRITER: self, REQUEST_BODY: self}
+        scope["extensions"] = {
+            DISCONNECT: self.disconnect,
+            BODY_WRITER: self,
+            REQUEST_BODY: self,
+            START_WITH_BODY: True,
+        }
 
     # --- of the protocol ---
 
@@ -260,9 +270,10 @@ class HttpExchange:
             await self._flow.drain()
         if self.disconnected:
             return
+        kind = message["type"]
         expected = "http.response.body" if self.response_started else "http.response.start"
-        if message["type"] != expected or self.response_complete:
-            found = f"'{message['type']}' after the end" if self.response_complete else f"'{message['type']}'"
+        if kind != expected or self.response_complete:
+            found = f"'{kind}' after the end" if self.response_complete else f"'{kind}'"
             raise RuntimeError(f"Expected ASGI message '{expected}', but got {found}.")
         if self.response_started:
             self._write_body(message)
@@ -275,18 +286,11 @@ class HttpExchange:
         lines = header_lines(headers)
         if self.more_body and self._may_not_read_body():
             self.keep_alive = False
-        length: int | None = None
-        is_chunked = says_close = False
-        for name, value in headers:
-            if name not in _FRAMING:
-                continue
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"transfer-encoding":
-                is_chunked = value.lower() == b"chunked"
-            else:
-                says_close = says_close or b"close" in value.lower()
-        if says_close:
+        by_name = dict(headers)
+        announced = by_name.get(b"content-length")
+        length = None if announced is None else int(announced)
+        is_chunked = by_name.get(b"transfer-encoding", b"").lower() == b"chunked"
+        if b"connection" in by_name and says_close(headers):
             self.keep_alive = False
         elif not self.keep_alive:
             lines += b"connection: close\r\n"
@@ -303,11 +307,14 @@ class HttpExchange:
         self.waiting_for_100_continue = False
         self._is_chunked = is_chunked
         head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
-        if not self._is_head and (self._left > 0 or message.get(BODY_FOLLOWS)):
+        has_body = "body" in message
+        if has_body or (self._left > 0 and not self._is_head):
             # One write less: a system call, and for the client a second read.
             self._held_head = head
         else:
             self._transport.write(head)
+        if has_body:
+            self._write_body(message)
 
     def _may_not_read_body(self) -> bool:
         """Whether a response that starts before the body is read has to close the connection.
@@ -328,11 +335,11 @@ class HttpExchange:
             if is_last:
                 data += b"0\r\n\r\n"
         elif self._left != _UNTIL_CLOSED:
-            self._left -= len(data)
-            if self._left < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-            if is_last and self._left > 0:
-                raise RuntimeError("Response content shorter than Content-Length")
+            left = self._left = self._left - len(data)
+            if left < 0 or (left and is_last):
+                raise RuntimeError(
+                    f"Response content {'longer' if left < 0 else 'shorter'} than Content-Length"
+                )
         if self._held_head:
             data, self._held_head = self._held_head + data, b""
         if data:
@@ -384,6 +391,11 @@ def is_task_cancelled() -> bool:
     """Whether the task was cancelled: a library can raise ``CancelledError`` by itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def says_close(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a response asks for the end of the connection (RFC 9112, 9.6)."""
+    return any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
 def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -100,20 +100,19 @@ class BoundedHttp(LimitedHttp):
         if before is not None and not before.response_complete:
             # The parser gives pipelined requests in parts, which pause the reading of large bodies.
             return False
-        found = known.body_of(data)
+        found = known.read(data)
         if found is None:
             return False
-        length, body = int(found[0]), data[found[1] :]
-        if len(body) > length:
+        digits, body = found
+        length = int(digits)
+        left = length - len(body)
+        if left < 0:
             return False
-        headers = known.repeated(found[0])
-        scope = self._scope_of(known.method, "1.1", known.path, known.raw_path, known.query, headers)
-        scope["state"]["headers"] = known.decoded
-        self._body_left = length - len(body)
-        self._is_between_requests = not self._body_left
-        whole = None if self._body_left else body
-        exchange = self._exchange_of(scope, length, keep_alive=True, body=whole)
-        if body and whole is None:
+        scope = known.scope_of(digits, self.app_state)
+        self._body_left = left
+        self._is_between_requests = not left
+        exchange = self._exchange_of(scope, length, keep_alive=True, body=None if left else body)
+        if left and body:
             exchange.add_body(body)
         self._begin(exchange, scope)
         return True

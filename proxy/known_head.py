@@ -9,10 +9,11 @@ from typing import Any
 from proxy.http_head import RawHeaders
 from proxy.routes.request_body import RequestHeaders, decoded_headers
 
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-_MAX_DIGITS = 16
-_MAX_BYTES = 8192
-"""Larger heads are not held in memory."""
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
+_MAX_DIGITS = 15
+_MAX_BYTES = 4096
+"""Larger heads are not held in memory, where they take three times their size."""
+_OF_ONE_REQUEST = frozenset(("headers", "state", "extensions"))
 _NOT_REPEATED = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
 
 
@@ -23,37 +24,31 @@ class KnownHead:
     meaning is the same, and the parser is not needed to know where the body ends.
     """
 
-    __slots__ = ("_end", "_headers", "_start", "decoded", "method", "path", "query", "raw_path")
+    __slots__ = ("_decoded", "_end", "_headers", "_length_at", "_scope", "_start")
 
     def __init__(self, start: bytes, end: bytes, scope: Mapping[str, Any]) -> None:
         """``start`` and ``end`` are what precedes and follows the digits of ``Content-Length``."""
         self._start = start
         self._end = end
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.raw_path: bytes = scope["raw_path"]
-        self.query: bytes = scope["query_string"]
+        self._scope = {name: value for name, value in scope.items() if name not in _OF_ONE_REQUEST}
         # A copy: the application can change the list of its request.
-        self._headers: tuple[tuple[bytes, bytes], ...] = (*scope["headers"],)
-        self.decoded: RequestHeaders | None = None
-        """The headers without ``Content-Length``, once the head was repeated."""
+        self._headers: RawHeaders = [*scope["headers"]]
+        self._length_at = [name for name, _ in self._headers].index(b"content-length")
+        self._decoded: RequestHeaders | None = None
 
-    def body_of(self, data: bytes) -> tuple[bytes, int] | None:
-        """Return the digits of ``Content-Length`` and where the body begins; None if the data have another head."""
-        if not data.startswith(self._start):
-            return None
-        begin = len(self._start)
-        end = data.find(b"\r", begin, begin + _MAX_DIGITS)
-        digits = data[begin:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self._end, end):
-            return None
-        return digits, end + len(self._end)
+    def read(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return the digits of ``Content-Length`` and what follows the head; None if the data have another head."""
+        head, end, body = data.partition(self._end)
+        digits = head.removeprefix(self._start)
+        return (digits, body) if end and digits.isdigit() and len(digits) <= _MAX_DIGITS else None
 
-    def repeated(self, digits: bytes) -> RawHeaders:
-        """Return the headers of a request with this ``Content-Length``; sets ``decoded``."""
-        if self.decoded is None:
-            self.decoded = decoded_headers([one for one in self._headers if one[0] != b"content-length"])
-        return [one if one[0] != b"content-length" else (one[0], digits) for one in self._headers]
+    def scope_of(self, digits: bytes, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the ASGI scope of a request with this ``Content-Length`` and ``state``, to which headers are added."""
+        if self._decoded is None:
+            self._decoded = decoded_headers([one for one in self._headers if one[0] != b"content-length"])
+        headers = self._headers.copy()
+        headers[self._length_at] = (b"content-length", digits)
+        return {**self._scope, "headers": headers, "state": {**state, "headers": self._decoded}}
 
 
 def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:

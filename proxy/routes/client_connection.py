@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from msgspec import Struct
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.server_extensions import DISCONNECT, Disconnect
 from proxy.turns.text_relay import TextRelay
+
+BODY: Message = {"type": "http.response.body"}
+"""The message of a part of the body, without its contents."""
 
 
 class ClientConnection(Struct, frozen=True):
@@ -22,6 +25,12 @@ class ClientConnection(Struct, frozen=True):
     scope: Scope
     receive: Receive
     send: Send
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """The ASGI extensions, see ``server_extensions``; none for other servers."""
+        extensions: Mapping[str, Any] = self.scope.get("extensions", {})
+        return extensions
 
 
 class StreamTimeouts(Struct, frozen=True):
@@ -38,27 +47,28 @@ class ClientMonitor:
     ``timeouts``, only disconnects are detected.
     """
 
+    quiet_since = 0.0
+    """When the keep-alive interval began: at the last output."""
+    relay: TextRelay | None = None
+    """Has output that is later than ``quiet_since``."""
+    is_stalled = False
+    _sending_since: float | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[Any] | None = None
+    _task_of_disconnect: asyncio.Task[None] | None = None
+
     def __init__(
         self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
     ) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._sending_since: float | None = None
-        self.is_stalled = False
-        self._task: asyncio.Task[Any] | None = None
-        self._task_of_disconnect: asyncio.Task[None] | None = None
-        provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+        provided: Disconnect | None = connection.extensions.get(DISCONNECT)
         self.disconnect = provided or Disconnect()
         if provided is None:
             self._task = asyncio.current_task()
             waiting = _report_disconnect(connection.receive, self.disconnect)
             self._task_of_disconnect = self._loop.create_task(waiting, name="client")
         self.disconnect.listener = wake
-        self._timer: asyncio.TimerHandle | None = None
-        self.quiet_since = 0.0
-        """When the keep-alive interval began: at the last output."""
-        self.relay: TextRelay | None = None
-        """Has output that is later than ``quiet_since``."""
         if timeouts is not None:
             self._interval = timeouts.keep_alive
             # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
@@ -76,10 +86,13 @@ class ClientMonitor:
         # A timer may fire a little early.
         return self._loop.time() - self.quiet_since >= self._interval * 0.99
 
-    async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
-        """Send a part of the body. The timer cancels the task if the client does not read it in time."""
+    async def send(self, send: Send, body: bytes, *, is_last: bool = False, start: Message = BODY) -> None:
+        """Send a part of the body. The timer cancels the task if the client does not read it in time.
+
+        ``start`` is the message that starts the response, for servers that support it with a body.
+        """
         self._sending_since = self.quiet_since = self._loop.time()
-        await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        await send({**start, "body": body, "more_body": not is_last})
         self._sending_since = None
 
     def _tick(self) -> None:
@@ -119,12 +132,6 @@ class ClientMonitor:
         if self.is_stalled and isinstance(error, asyncio.CancelledError) and self._task is not None:
             self._task.uncancel()
             raise ClientDisconnected from None
-
-
-def has_left(connection: ClientConnection) -> bool:
-    """Whether it is known that the client has disconnected; False for other servers, which do not report it here."""
-    disconnect: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
-    return disconnect is not None and disconnect.has_happened
 
 
 async def _report_disconnect(receive: Receive, disconnect: Disconnect) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Message
 from proxy.errors import ProxyError
 from proxy.events import Entry
 from proxy.messages import Usage
-from proxy.routes.client_connection import ClientConnection, wait_for_disconnect
+from proxy.routes.client_connection import BODY, ClientConnection, wait_for_disconnect
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.streaming import Encoder, Framing
 from proxy.service.turns import TurnHandle, TurnService
@@ -103,5 +103,8 @@ class QueuedStream:
         await self._connection.send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
     async def _send_rest(self, message: Message) -> None:
-        if message["type"] != "http.response.start":
+        if message["type"] == "http.response.start":
+            # With a body, see ``START_WITH_BODY``.
+            message = {**message, **BODY}
+        if "body" in message:
             await self._connection.send(message)

@@ -15,9 +15,9 @@ BODY_WRITER = "handoff_proxy.body_writer"
 REQUEST_BODY = "handoff_proxy.request_body"
 """The ``RequestBody`` of the request. Middleware that changes bodies removes it."""
 
-BODY_FOLLOWS = "handoff_proxy.body_follows"
-"""True in the message that starts a response if the next message, with a part of the body, is sent at once. The head is
-then written with it, as that of a response with a length. Other servers ignore it."""
+START_WITH_BODY = "handoff_proxy.start_with_body"
+"""The message that starts a response can have ``body`` and ``more_body`` of the next one, which it replaces.
+Middleware that changes bodies removes it."""
 
 
 class Disconnect:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from proxy.events import (
     CLOSING,
@@ -23,9 +23,9 @@ from proxy.events import (
     Started,
     is_closing,
 )
-from proxy.routes.client_connection import ClientConnection, ClientMonitor, StreamTimeouts, has_left
+from proxy.routes.client_connection import BODY, ClientConnection, ClientMonitor, StreamTimeouts
 from proxy.routes.error_response import answer_of
-from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, BodyWriter
+from proxy.routes.server_extensions import BODY_WRITER, START_WITH_BODY, BodyWriter
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import EventLogReader, OpenTextRelay, Take
 from proxy.turns.text_relay import TextRelay
@@ -122,10 +122,16 @@ async def stream(
                 return True
             headers = with_ignored(headers, entries, parameters or {})
             body = b"".join(map(encoder.encode, entries))
-            start = {"type": "http.response.start", "status": 200, "headers": headers + framing.headers}
-            await send({**start, BODY_FOLLOWS: bool(body) and not framing.separator})
+            start: Message = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": headers + framing.headers,
+            }
+            if framing.separator or not body or START_WITH_BODY not in connection.extensions:
+                await send(start)
+                start = BODY
             # The stream may take minutes.
-            del headers, start
+            del headers
             take, open_relay = (
                 (None, None) if framing.separator else _direct_writer(encoder, connection, monitor)
             )
@@ -135,7 +141,8 @@ async def stream(
                     *before, body = _frames(body, framing.separator)
                     await _send_apart(before, monitor, send)
                 if body or is_last:
-                    await monitor.send(send, body, is_last=is_last)
+                    await monitor.send(send, body, is_last=is_last, start=start)
+                    start = BODY
                 elif monitor.is_quiet() and framing.ping:
                     await monitor.send(send, framing.ping)
                 if is_last:
@@ -198,7 +205,7 @@ def _direct_writer(
     encoder: Encoder, connection: ClientConnection, monitor: ClientMonitor
 ) -> tuple[Take | None, OpenTextRelay | None]:
     """Return the functions for the reader of the log; None for what the server or the format does not support."""
-    writer: BodyWriter | None = connection.scope.get("extensions", {}).get(BODY_WRITER)
+    writer: BodyWriter | None = connection.extensions.get(BODY_WRITER)
     if writer is None:
         return None, None
     direct = _DirectWriter(encoder, writer, monitor)
@@ -243,18 +250,17 @@ async def answer(
     """
     with live.reader() as reader:
         async with ClientMonitor(reader.wake, connection, None) as monitor:
-            is_finished = False
+            disconnect, is_finished = monitor.disconnect, False
             # Before the wait too: the client can have left while the turn was begun.
-            while not monitor.disconnect.has_happened:
-                if is_finished:
-                    break
+            while not (is_finished or disconnect.has_happened):
                 for entry in await reader.next(is_patient=True):
+                    event_type = type(entry.event)
                     builder.add(entry)
-                    if type(entry.event) is ParametersIgnored:
+                    if event_type is ParametersIgnored:
                         headers = with_ignored(headers, (entry,), parameters or {})
-                    is_finished = type(entry.event) in CLOSING
-            else:
-                return False
+                    is_finished = event_type in CLOSING
+    if disconnect.has_happened:
+        return False
     result = builder.answer()
     if isinstance(result, Failed):
         await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)
@@ -264,14 +270,17 @@ async def answer(
     if len(body) > _PART_BYTES:
         builder.clear()
     length = (b"content-length", b"%d" % len(body))
-    await connection.send(
-        {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
-    )
+    start = {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
     if len(body) > _PART_BYTES:
+        await connection.send(start)
         with live.count(len(body)):
             return await _send_parts(body, connection, timeouts)
-    await connection.send({"type": "http.response.body", "body": body})
-    return not has_left(connection)
+    if START_WITH_BODY in connection.extensions:
+        await connection.send({**start, "body": body})
+    else:
+        await connection.send(start)
+        await connection.send({**BODY, "body": body})
+    return not disconnect.has_happened
 
 
 async def _send_parts(body: bytes, connection: ClientConnection, timeouts: StreamTimeouts) -> bool:

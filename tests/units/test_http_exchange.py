@@ -11,7 +11,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from proxy.errors import ShuttingDown
 from proxy.http_exchange import HttpExchange, header_lines
-from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY
+from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, REQUEST_BODY
 
 
 class FakeTransport:
@@ -187,26 +187,44 @@ async def test_the_head_of_a_response_with_a_length_is_written_with_the_body() -
     assert connection.fake.writes == [HEAD + b"content-length: 5\r\n\r\nhello"]
 
 
-async def test_the_head_of_a_stream_is_written_with_the_first_part_if_that_follows_at_once() -> None:
+async def test_the_head_of_a_stream_is_written_with_a_first_part_in_the_same_message() -> None:
     connection = FakeConnection()
     exchange, scope = exchange_of(connection)
     exchange.end_body()
     chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
-    await exchange.send({**head(), BODY_FOLLOWS: True})
-    assert not scope["extensions"][BODY_WRITER].is_ready
-    await exchange.send(body(b"one", more=True))
+    await exchange.send({**head(), "body": b"one", "more_body": True})
+    assert scope["extensions"][BODY_WRITER].is_ready
     await exchange.send(body())
 
     assert connection.fake.writes == [chunked + b"3\r\none\r\n", b"0\r\n\r\n"]
 
 
-@pytest.mark.parametrize("follows", [{BODY_FOLLOWS: False}, {}], ids=["no", "unknown"])
-async def test_the_head_of_a_stream_is_written_at_once(follows: dict[str, bool]) -> None:
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("headers", [[(b"content-length", b"5")], []])
+@pytest.mark.parametrize("more", [True, False])
+async def test_a_start_with_a_body_is_written_like_two_messages(
+    method: str, version: str, headers: list[tuple[bytes, bytes]], *, more: bool
+) -> None:
+    start, first = head(*headers), body(b"hello", more=more)
+    written = []
+    for messages in ([start, first], [{**first, **start}]):
+        connection = FakeConnection()
+        exchange, _ = exchange_of(connection, method=method, version=version)
+        exchange.end_body()
+        for message in messages:
+            await exchange.send(message)
+        written.append((connection.fake.written, connection.completed, connection.closed))
+
+    assert written[0] == written[1]
+
+
+async def test_the_head_of_a_stream_is_written_at_once() -> None:
     connection = FakeConnection()
     exchange, _ = exchange_of(connection)
 
-    await exchange.send({**head(), **follows})
+    await exchange.send(head())
 
     assert connection.fake.written.startswith(HEAD)
 
@@ -367,8 +385,7 @@ def test_header_values_can_have_tabs_and_latin_1() -> None:
 
 BEGINNINGS: dict[str, list[dict[str, Any]]] = {
     "not begun": [],
-    "head held back": [{**head(), BODY_FOLLOWS: True}],
-    "head with a length held back": [head((b"content-length", b"5"))],
+    "head held back": [head((b"content-length", b"5"))],
 }
 """What an application sends without anything being written."""
 nothing_written = pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)

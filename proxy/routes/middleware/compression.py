@@ -16,6 +16,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.routes.server_extensions import START_WITH_BODY
+
 SMALLEST_BYTES = 2048
 """Smaller responses fit into one or two packets."""
 LEVEL = 5
@@ -40,9 +42,12 @@ class Compression:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "http" and refuses_gzip(Headers(scope=scope).get("accept-encoding", "")):
-            others = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-            scope = {**scope, "headers": others}
+        if scope["type"] == "http":
+            # Starlette's middleware expects the body in the next messages.
+            scope.get("extensions", {}).pop(START_WITH_BODY, None)
+            if refuses_gzip(Headers(scope=scope).get("accept-encoding", "")):
+                others = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+                scope = {**scope, "headers": others}
         await self._compressed(scope, receive, _with_weak_tags(send))
 
 

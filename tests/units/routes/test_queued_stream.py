@@ -34,7 +34,7 @@ class Client:
     async def send(self, message: Any) -> None:
         self.is_sent_to.set()
         await self.reads.wait()
-        self.messages.append(message["type"])
+        self.messages.append(message)
 
 
 class QueuedTurns:
@@ -51,8 +51,15 @@ class QueuedTurns:
         return HANDLE
 
 
+START = {"type": "http.response.start", "status": 200, "headers": []}
+BODY = {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": False}
+
+
+@pytest.mark.parametrize("rest", [[START, BODY], [{**BODY, **START}]], ids=["two messages", "one message"])
 @pytest.mark.parametrize("is_read", [True, False])
-async def test_response_starts_once_if_the_turn_begins_during_a_keep_alive_comment(is_read: bool) -> None:
+async def test_response_starts_once_if_the_turn_begins_during_a_keep_alive_comment(
+    rest: list[dict[str, Any]], *, is_read: bool
+) -> None:
     client, turns = Client(), QueuedTurns()
     if is_read:
         client.reads.set()
@@ -69,11 +76,10 @@ async def test_response_starts_once_if_the_turn_begins_during_a_keep_alive_comme
         turns.begins.set()
         assert await opening is HANDLE
         client.reads.set()
-        await queued.connection.send({"type": "http.response.start", "status": 200, "headers": []})
-        await queued.connection.send(
-            {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": False}
-        )
+        for message in rest:
+            await queued.connection.send(message)
 
-    assert client.messages.count("http.response.start") == 1
-    assert client.messages[0] == "http.response.start"
+    assert [message["type"] for message in client.messages].count("http.response.start") == 1
+    assert client.messages[0]["type"] == "http.response.start"
+    assert client.messages[-1]["body"] == BODY["body"]
     assert queued.framing.starts_immediately == is_read
