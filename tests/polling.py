@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within: float = 20.0) -> None:
     """Poll every 10 ms until the condition holds; fail after ``within`` seconds."""
     async with asyncio.timeout(within):
         while not condition():

@@ -43,7 +43,7 @@ async def connection(served: Served) -> tuple[asyncio.StreamReader, asyncio.Stre
     return reader, writer
 
 
-async def longest_step(found: list[float]) -> None:
+async def measure_steps(found: list[float]) -> None:
     """Note the CPU time of each step of this event loop, in which the server runs too."""
     while True:
         began = time.thread_time()
@@ -74,7 +74,7 @@ async def test_empty_frames_do_not_block_the_event_loop(served: Served) -> None:
     reader, writer = await connection(served)
     message = fragments(b'{"type": "ping", "id": "c"}', empty=60_000)
     steps: list[float] = []
-    measuring: asyncio.Task[Any] = asyncio.create_task(longest_step(steps))
+    measuring: asyncio.Task[Any] = asyncio.create_task(measure_steps(steps))
 
     writer.write(message)
     await writer.drain()
@@ -83,7 +83,7 @@ async def test_empty_frames_do_not_block_the_event_loop(served: Served) -> None:
     measuring.cancel()
     with suppress(asyncio.CancelledError):
         await measuring
-    # Steps take 5 ms; all frames that are received at once, 256 KiB, took 0.1 s, and up to 1 s on a busy machine.
-    # Other load can delay single steps.
-    assert sorted(steps)[-3] < 0.05
+    # A step of ``STEP_BYTES`` is 2 % of the whole. Without them, the three largest steps would be all of it. A garbage
+    # collection can be part of one step.
+    assert sorted(steps)[-2] < sum(steps) / 8
     writer.close()

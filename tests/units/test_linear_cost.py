@@ -34,6 +34,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.providers.http.sse import EventReader
+from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.think_tags import ThinkTagSplitter
@@ -56,7 +57,7 @@ from tests.fakes.replies import chunk
 FACTOR = 8
 MAX_RATIO = 24.0
 _RUNS = 3
-_SHORTEST = 0.002
+_SHORTEST = 0.001
 """Seconds that the small size has to take at least; below, the row grows until it does."""
 _LONGEST_SIZE = 16_000
 
@@ -103,6 +104,16 @@ def more(arguments: str) -> bytes:
 def stream(*pieces: bytes, make: Callable[[], Any] = answer_reader) -> Callable[[], object]:
     given = list(pieces)
     return lambda: fed(make, given)
+
+
+def thinking_blocks(blocks: list[dict[str, str]]) -> Callable[[], object]:
+    def run() -> None:
+        collector = StateCollector("host model")
+        for block in blocks:
+            collector.add(None, [block])
+        collector.state([], has_calls=True)
+
+    return run
 
 
 def split(text: str) -> Callable[[], object]:
@@ -189,6 +200,9 @@ def decision(text: str) -> Callable[[], object]:
 ROWS: dict[str, Row] = {
     "unclosed think tags, in a transcript": lambda n: transcript("<think>" * n),
     "think tags of two names": lambda n: lambda: without_thinking("<think><thinking></think>" * n),
+    "closed think tags": lambda n: transcript("<think></think>" * n),
+    "think tags in think tags": lambda n: transcript("<think><reasoning>" * n),
+    "half a think tag": lambda n: transcript("<think" * n),
     "less-than signs": lambda n: transcript("<" * n),
     "less-than signs from a provider": lambda n: split("<" * n),
     "white space from a provider": lambda n: split(" " * n),
@@ -205,6 +219,7 @@ ROWS: dict[str, Row] = {
         sse(chunk({"tool_calls": [{"index": i, "id": f"c{i}", "function": {"name": "f"}} for i in range(n)]}))
     ),
     "SSE byte by byte": lambda n: stream(*[b"x"] * n, make=event_reader),
+    "SSE line in pieces": lambda n: stream(b"data: ", *[b"x" * 16] * n, b"\n\n", make=event_reader),
     "SSE of empty lines": lambda n: stream(b"\n" * n, make=event_reader),
     "SSE of carriage returns": lambda n: stream(*[b"\r"] * n, make=event_reader),
     "SSE of data lines": lambda n: stream(b"data: x\n" * n, make=event_reader),
@@ -240,6 +255,7 @@ ROWS: dict[str, Row] = {
         ],
         make=responses_reader,
     ),
+    "thinking blocks": lambda n: thinking_blocks([{"type": "thinking", "thinking": "x"}] * n),
     "MCP lines": lambda n: lambda: fed(lambda: LineSplitter(1 << 30), [b"x\n" * n]),
     "MCP without line ends": lambda n: lambda: fed(lambda: LineSplitter(1000), [b"x"] * n),
     "messages": lambda n: chat(messages=[{"role": "user", "content": "x"}] * n),
@@ -284,6 +300,9 @@ ROWS: dict[str, Row] = {
     "structured output": answer,
     "query without parameters": lambda n: refused(lambda: list_query([("limit", "1" * n)], order="asc")),
     "zeros of a limit": lambda n: refused(lambda: list_query([("limit", "0" * n + "x")], order="asc")),
+    "zeros before a fraction": lambda n: refused(
+        lambda: list_query([("limit", "0" * n + ".x")], order="asc")
+    ),
     "metadata filters": lambda n: refused(lambda: metadata_filter([(f"metadata[{'[' * n}]", "x")])),
     "words of a decision": lambda n: decision("please " * n),
     "context blocks around a message": lambda n: lambda: unwrapped_text("<context><source</context>" * n),

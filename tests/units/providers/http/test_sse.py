@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,20 +162,3 @@ def test_a_name_without_data_does_not_name_the_next_event() -> None:
 def test_bytes_that_are_not_a_whole_mark_at_the_start_belong_to_the_line(stream: bytes) -> None:
     assert read(stream) == read(*(stream[i : i + 1] for i in range(len(stream)))) == []
     assert read(b"data: a\n\n\xef\xbb\xbfdata: b\n\n") == [(b"", b"a")], "a mark is only at the start"
-
-
-def seconds_for_a_line_of(pieces: int) -> float:
-    reader = EventReader(max_line_bytes=1 << 30)
-    reader.feed(b"data: ")
-    started = time.process_time()
-    for _ in range(pieces):
-        reader.feed(b"x" * 16)
-    assert len(reader.feed(b"\n\n")[0][1]) == pieces * 16
-    return time.process_time() - started
-
-
-def test_a_long_line_in_small_pieces_costs_time_in_proportion() -> None:
-    # Quadratic work would need a hundred times as long for ten times the pieces; the margin is for a busy machine.
-    short = min(seconds_for_a_line_of(20_000) for _ in range(3))
-
-    assert seconds_for_a_line_of(200_000) < 40 * short

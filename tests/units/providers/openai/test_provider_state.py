@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import pytest
@@ -75,15 +74,3 @@ def test_endless_state_is_not_collected(member: str, caplog: pytest.LogCaptureFi
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "provider state is over the limit and is dropped"
     ]
-
-
-def test_many_short_pieces_take_linear_time() -> None:
-    def seconds(count: int) -> float:
-        began = time.process_time()
-        state = collected(*({"blocks": [{"type": "thinking", "thinking": "x"}]} for _ in range(count)))
-        assert state is not None
-        return time.process_time() - began
-
-    # The least of several runs: a garbage collection can be part of one.
-    few, many = (min(seconds(count) for _ in range(3)) for count in (4_000, 40_000))
-    assert many < 30 * max(few, 0.001)

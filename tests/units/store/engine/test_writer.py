@@ -229,13 +229,10 @@ async def test_a_begin_is_refused_when_the_database_is_gone_for_long(
     faulty: Faulty, hasty: SqlHistory
 ) -> None:
     faulty.before = gone(1000)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
 
     with pytest.raises(StoreUnavailable):
         await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
 
-    assert loop.time() - started < 2.0
     assert not await hasty.is_ready()
     faulty.before = []
     await until_it_works(lambda: hasty.begin(new_turn("conv_a")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -287,10 +286,10 @@ async def test_a_cancelled_call_is_cancelled_at_the_server_and_affects_no_other(
 
         left.cancel()
 
-        began = time.monotonic()
-        await asyncio.wait((left,))
+        # It waits for nothing: a response would take more steps of the event loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
         assert left.cancelled()
-        assert time.monotonic() - began < 1
         await fake.received("notifications/cancelled")
         assert fake.cancelled == [number]
         go.set()
@@ -332,14 +331,13 @@ async def test_a_call_timeout_of_the_server_is_reported(fake: FakeMcp) -> None:
 
 async def test_closing_does_not_wait_for_a_call_that_hangs(fake: FakeMcp) -> None:
     fake.reply("echo", hang())
-    async with connected(fake) as server:
+    async with connected(fake, stop_seconds=60) as server:
         hanging = asyncio.create_task(call(server))
         await until(lambda: fake.calls)
 
-        began = time.monotonic()
-        await server.close()
+        async with asyncio.timeout(30):
+            await server.close()
 
-        assert time.monotonic() - began < 2
         assert (await hanging).startswith("error: the MCP server 'shop' ")
         assert await call(server) == (
             "error: the MCP server 'shop' is disconnected because the proxy is shutting down"

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -240,10 +239,8 @@ async def test_a_program_that_will_not_end_is_killed() -> None:
     server = await started("stubborn")
     process = int(await call(server, "process"))
 
-    began = time.monotonic()
     await server.close()
 
-    assert time.monotonic() - began < 2
     assert _is_gone(process)
 
 

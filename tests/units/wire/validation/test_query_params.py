@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from proxy.errors import InvalidRequest
@@ -34,22 +32,3 @@ def test_limit_out_of_range_or_not_an_integer_is_rejected(text: str, code: str) 
         list_query([("limit", text)], order="asc")
 
     assert (caught.value.param, caught.value.code) == ("limit", code)
-
-
-@pytest.mark.parametrize("end", ["x", ".x"])
-def test_time_for_leading_zeros_grows_linearly(end: str) -> None:
-    short, long = (_seconds("0" * zeros + end) for zeros in (2000, 8000))
-
-    # Four times the length: quadratic time would be sixteen times as much.
-    assert long < 8 * short
-
-
-def _seconds(text: str) -> float:
-    """Return the least processor time of five runs."""
-    times = []
-    for _ in range(5):
-        begun = time.process_time()
-        with pytest.raises(InvalidRequest):
-            list_query([("limit", text)], order="asc")
-        times.append(time.process_time() - begun)
-    return min(times)
