@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -28,7 +27,7 @@ from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
 from proxy.service.turn_span import record_closing, start_turn_span
-from proxy.tracing import Tracing
+from proxy.tracing import TraceSpan, Tracing
 from proxy.turns.checkpoints import MAX_TAKEOVERS
 from proxy.turns.continued_text import ContinuedText
 from proxy.turns.contract import Team, TeamOutcome
@@ -97,9 +96,8 @@ class TurnRunner:
         If the turn is not stored as running yet (``turn.begin``), ``confirm`` or ``withdraw`` has to follow.
         ``restored`` is the log of a turn that was taken over from another worker.
         """
-        work: Coroutine[object, object, object]
         if self._tracing is None:
-            work = self._run(live, team, turn, context, restored)
+            work = self._run(live, team, turn, context, restored, None)
         else:
             work = self._run_traced(self._tracing, live, team, turn, context, restored)
         live.task = asyncio.get_running_loop().create_task(work, name=turn.id)
@@ -155,7 +153,7 @@ class TurnRunner:
     ) -> None:
         """Do what ``_run`` does, as a span."""
         with start_turn_span(tracing, team, turn) as traced:
-            record_closing(traced, await self._run(live, team, turn, context, restored))
+            await self._run(live, team, turn, context, restored, traced)
 
     async def _run(
         self,
@@ -164,8 +162,9 @@ class TurnRunner:
         turn: Turn,
         context: StoredTurnContext | None,
         restored: RestoredLog | None,
-    ) -> ClosingEvent:
-        """Run the team within its time limit, store the result, then log the closing event, and return it."""
+        traced: TraceSpan | None,
+    ) -> None:
+        """Run the team within its time limit, store the result, then log the closing event."""
         # One coroutine, because each between the task and the team is called again at every wake-up.
         recorder = _recorder(live, context, restored)
         outcome: TeamOutcome | None = None
@@ -184,7 +183,10 @@ class TurnRunner:
             outcome = await team.answer(turn, recorder)
             closing = Completed(turn.agent, outcome.finish_reason, recorder.usage)
         except asyncio.CancelledError:
-            closing = self._closing_of_stopped(live, team, turn, recorder)
+            if turn.begin is not None and turn.begin.cancelled():
+                # The turn could not begin.
+                raise
+            closing = self._closing_of_cancelled(live, team, turn, recorder)
         except ProxyError as error:
             closing = _failure(error, turn, recorder)
         except Exception:
@@ -201,16 +203,22 @@ class TurnRunner:
         now = round(self._clock(), 3)
         position: int | None = None
         try:
-            if context is not None and _is_continued(live, turn, context, closing):
+            if live.stop_reason == "shutting_down" and _is_continued(turn, context, closing):
                 # Nothing is stored, as if this process had been killed: another worker continues the turn.
                 closing = failed_event(TurnTakenOver(), recorder.usage, ran_effects=False)
                 position = TERMINAL_POSITION
                 self.has_handed_over = True
             elif context is not None:
                 closing = await self._store(context, live, turn, closing, outcome, recorder, now)
+        except BaseException:
+            # Cancelled while it was stored: it is not known whether it is.
+            closing = _failure(InternalTurnError(), turn, recorder)
+            raise
         finally:
             live.emit(closing, at=now, position=position)
             try:
+                if traced is not None:
+                    record_closing(traced, closing)
                 # Before the log is retired: retiring may discard its entries.
                 if self._observer is not None and position is None:
                     self._observer.turn_ended(turn.caller, team.name, live.log.entries)
@@ -218,16 +226,21 @@ class TurnRunner:
                 # It refers to the turn: as a cycle, both would wait for the garbage collector.
                 turn.steps = None
                 self._lives.retire(live)
-        return closing
 
-    def _closing_of_stopped(self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder) -> ClosingEvent:
-        """Return the closing event of a turn that was stopped."""
+    def _closing_of_cancelled(
+        self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder
+    ) -> ClosingEvent:
+        """Return the closing event of a turn whose task was cancelled."""
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
+        if live.stop_reason is None:
+            # Not by this server, which sets a reason: something that the team called cancelled itself or the task.
+            logger.exception("turn was cancelled by something it called", extra={"turn_id": turn.id})
+            return _failure(InternalTurnError(), turn, recorder)
         if live.stop_reason == "timed_out":
             return _failure(TurnTimeout(team.time_limit or self._time_limit), turn, recorder)
-        return Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
+        return Cancelled(live.stop_reason, turn.agent, recorder.usage)
 
     async def _store(
         self,
@@ -257,8 +270,12 @@ class TurnRunner:
             logger.exception("failed to store turn result", extra={"turn_id": turn.id})
             failure = InternalTurnError()
             # Release the conversation lock. Otherwise requests get 409 for as long as this worker renews the lease.
-            with suppress(StoreUnavailable):
+            try:
                 await self._history.finish(failed_end_of(context, turn, failure, now=now))
+            except StoreUnavailable:
+                pass
+            except Exception:
+                logger.exception("failed to store the failure of a turn", extra={"turn_id": turn.id})
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
 
 
@@ -267,13 +284,15 @@ def _failure(error: ProxyError, turn: Turn, recorder: Recorder) -> Failed:
     return failed_event(error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get())
 
 
-def _is_continued(live: LiveTurn, turn: Turn, context: StoredTurnContext, closing: ClosingEvent) -> bool:
-    """Whether another worker can continue a turn that a shutdown has ended here."""
+def _is_continued(turn: Turn, context: StoredTurnContext | None, closing: ClosingEvent) -> bool:
+    """Whether another worker can continue a turn that a shutdown has stopped."""
     has_checkpoints = turn.steps is not None and turn.steps.is_saved
-    # Not the reason of the event: a turn that something it called has cancelled has the same. This worker does not stop
-    # then, and would renew the lease of the turn without end.
-    is_shutdown = isinstance(closing, Cancelled) and live.stop_reason == "shutting_down"
-    return is_shutdown and has_checkpoints and context.fence < MAX_TAKEOVERS
+    return (
+        isinstance(closing, Cancelled)
+        and has_checkpoints
+        and context is not None
+        and context.fence < MAX_TAKEOVERS
+    )
 
 
 def _recorder(live: LiveTurn, context: StoredTurnContext | None, restored: RestoredLog | None) -> Recorder:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from proxy.agents.agent import Agent
 from proxy.background_tasks import BackgroundTasks
-from proxy.events import TAKEOVER_POSITIONS, Cancelled, Completed, Entry, Failed, TextDelta, ToolFailed
+from proxy.events import TAKEOVER_POSITIONS, Completed, Entry, Failed, TextDelta, ToolFailed
 from proxy.messages import ToolMessage, Usage, UserMessage, text_of
 from proxy.providers.model import Finished
 from proxy.service.turns import Policy, TurnHandle, TurnService
@@ -269,4 +269,4 @@ async def test_a_turn_that_something_it_called_has_cancelled_ends_at_its_worker(
     events = [entry.event for entry in await read(await here.open(ASK))]
 
     (left,) = workers.history.turns.values()
-    assert (type(events[-1]), left.record.status) == (Cancelled, "cancelled")
+    assert (type(events[-1]), left.record.status) == (Failed, "failed")

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound, StoreUnavailable
@@ -14,6 +17,7 @@ from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, Te
 from proxy.messages import Item, Usage, UserMessage
 from proxy.service.team_lookup import TeamLookup
 from proxy.service.turns import Policy, TurnHandle, TurnService
+from proxy.tracing import Attribute, Tracing
 from proxy.turns.contract import ServedTeam, Sink, TeamOutcome
 from proxy.turns.live import LiveTurn, StopReason
 from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, Progress, TurnEnd
@@ -64,14 +68,29 @@ class RecordingTeam:
 
 
 async def service_of(
-    *replies: Any, history: Any = None, clock: Clock | None = None, listen: float = 0.01
+    *replies: Any,
+    history: Any = None,
+    clock: Clock | None = None,
+    listen: float = 0.01,
+    tracing: Tracing | None = None,
 ) -> TurnService:
     team = await team_of(agent("triage", ScriptedModel(*replies)))
     policy = Policy(heartbeat=0.01, follow=0.01, listen=listen)
     store = history or MemoryHistory()
     return TurnService(
-        OneTeam(team), store, approvals=MemoryApprovals(store), policy=policy, clock=clock or Clock()
+        OneTeam(team),
+        store,
+        approvals=MemoryApprovals(store),
+        policy=policy,
+        clock=clock or Clock(),
+        tracing=tracing,
     )
+
+
+def tracing_to(exporter: InMemorySpanExporter) -> Tracing:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Tracing(provider.get_tracer("tests"))
 
 
 async def end_of(opened: TurnHandle) -> Any:
@@ -496,6 +515,70 @@ async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conver
     record = await history.turn("c", opened.turn_id)
     assert record is not None
     assert (record.status, record.error_code) == ("failed", "internal_error")
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+async def test_turn_whose_failure_cannot_be_stored_either_is_not_reported_as_completed(
+    *, is_traced: bool
+) -> None:
+    class Broken(MemoryHistory):
+        async def finish(self, end: TurnEnd) -> bool:
+            raise ValueError
+
+    exporter = InMemorySpanExporter()
+    service = await service_of(
+        says("Hello"), history=Broken(), tracing=tracing_to(exporter) if is_traced else None
+    )
+
+    opened = await service.open(ASK)
+    end = await end_of(opened)
+    await service.close(grace=1)
+
+    assert isinstance(end, Failed)
+    assert end.code == "internal_error"
+    outcomes = [
+        (span.attributes or {}).get(Attribute.OUTCOME.value) for span in exporter.get_finished_spans()
+    ]
+    assert outcomes[-1:] == (["failed"] if is_traced else [])
+
+
+async def test_turn_that_is_cancelled_while_its_end_is_stored_is_not_reported_as_completed() -> None:
+    storing = asyncio.Event()
+
+    class Hanging(MemoryHistory):
+        async def finish(self, end: TurnEnd) -> bool:
+            storing.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    exporter = InMemorySpanExporter()
+    service = await service_of(says("Hello"), history=Hanging(), tracing=tracing_to(exporter))
+
+    opened = await service.open(ASK)
+    await storing.wait()
+    task = opened.live.task
+    assert task is not None
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert isinstance(opened.live.entries[-1].event, Failed)
+    (*_, turn) = exporter.get_finished_spans()
+    assert (turn.attributes or {})[Attribute.OUTCOME.value] == "failed"
+
+
+async def test_turn_that_something_it_called_has_cancelled_fails(caplog: pytest.LogCaptureFixture) -> None:
+    history = MemoryHistory()
+    service = await service_of([TextDelta("Hel"), asyncio.CancelledError()], history=history)
+
+    opened = await service.open(ASK)
+
+    end = await end_of(opened)
+    assert isinstance(end, Failed)
+    assert end.code == "internal_error"
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert (record.status, record.error_code) == ("failed", "internal_error")
+    assert "turn was cancelled by something it called" in caplog.messages
 
 
 class AttendanceHistory(MemoryHistory):
