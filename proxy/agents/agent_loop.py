@@ -109,39 +109,69 @@ class AgentLoop:
             ResponseFormatNotMet: The answer does not match ``response_format``.
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
-        continuation, state.turn.continuation = state.turn.continuation, None
-        if continuation is not None:
-            pauses = await self._server_calls.apply_decisions(state, continuation)
-            if pauses:
-                return ApprovalPending(request_approvals(self.agent, state, (), pauses))
-            await state.save_step()
-        resumed, state.turn.resumed = state.turn.resumed, None
-        if resumed is not None and resumed.calls:
-            outcome = await self._handle_calls(state, [resumed_call(call) for call in resumed.calls])
+        turn = state.turn
+        if turn.continuation is not None or turn.resumed is not None:
+            outcome = await self._continue(state)
             if outcome is not None:
                 return outcome
         # At a limit the turn ends with what there is, like an answer that the model cut.
         while not state.is_at_limit():
             own_tools = () if self._has_no_tools else self._own_tools(state)
             reply = await call_model(self.agent, state, own_tools)
+            calls = reply.calls
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.
-            if not reply.calls or reply.finish_reason == "length":
-                if state.turn.response_format is not None:
-                    await _check_format(state.turn.response_format, reply)
+            if not calls or reply.finish_reason == "length":
+                if turn.response_format is not None:
+                    await _check_format(turn.response_format, reply)
                 return self._answer(state, reply)
-            await state.turn.wait_for_begin()
-            self._append_message(state, reply, reply.calls)
-            if any(call.kind == "server" for call in reply.calls):
-                await state.save_step(reply.calls)
-            outcome = await self._handle_calls(state, reply.calls)
+            await turn.wait_for_begin()
+            self._append_calls(state, reply)
+            if any(call.kind == "server" for call in calls):
+                await state.save_step(calls)
+            outcome = await self._handle_calls(state, calls)
             if outcome is not None:
                 return outcome
         return AgentAnswered("length")
 
+    async def _continue(self, state: TurnState) -> AgentOutcome | None:
+        """Begin with what an earlier turn, or the worker that ran this one, has left to do; None to call the model."""
+        turn = state.turn
+        continuation, turn.continuation = turn.continuation, None
+        if continuation is not None:
+            pauses = await self._server_calls.apply_decisions(state, continuation)
+            if pauses:
+                return ApprovalPending(request_approvals(self.agent, state, (), pauses))
+            await state.save_step()
+        resumed, turn.resumed = turn.resumed, None
+        if resumed is None or not resumed.calls:
+            return None
+        return await self._handle_calls(state, [resumed_call(call) for call in resumed.calls])
+
     def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
-        self._append_message(state, reply, [])
+        message = assistant_message("".join(reply.text), "".join(reply.refusal), [])
+        # The state of discarded calls belongs to a message that does not exist.
+        provider_state = reply.provider_state if not reply.calls else None
+        item = Item(message, agent=self.agent.name, state=provider_state, tokens=reply.tokens)
+        state.turn.items.append(item)
+        state.turn.draft.clear()
         is_cut = reply.finish_reason in ("length", "content_filter")
         return AgentAnswered(reply.finish_reason if is_cut else "stop")
+
+    def _append_calls(self, state: TurnState, reply: ModelReply) -> None:
+        """Append a reply with calls to the messages of the turn."""
+        text, calls = "".join(reply.text), reply.calls
+        message = assistant_message(text, "".join(reply.refusal), [wire_call(call) for call in calls])
+        is_visible = bool(text or reply.refusal or any(call.kind == "client" for call in calls))
+        state.turn.items.append(
+            Item(
+                message,
+                agent=self.agent.name,
+                visible=is_visible,
+                state=reply.provider_state,
+                tokens=reply.tokens,
+            )
+        )
+        state.turn.draft.clear()
 
     def input_tokens(self, state: TurnState) -> int:
         """Return the estimated size of the next model call."""
@@ -264,20 +294,6 @@ class AgentLoop:
         if is_traced():
             record_handoff(self.agent.name, target)
         return AgentHandedOff(target)
-
-    def _append_message(self, state: TurnState, reply: ModelReply, calls: Sequence[Call]) -> None:
-        text = "".join(reply.text)
-        wire_calls = [wire_call(call) for call in calls] if calls else []
-        message = assistant_message(text, "".join(reply.refusal), wire_calls)
-        is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
-        # The state of discarded calls belongs to a message that does not exist.
-        provider_state = reply.provider_state if calls or not reply.calls else None
-        state.turn.items.append(
-            Item(
-                message, agent=self.agent.name, visible=is_visible, state=provider_state, tokens=reply.tokens
-            )
-        )
-        state.turn.draft.clear()
 
     def _result_without_run(self, call: Call, handoff: Call | None, *, can_hand_off: bool) -> str:
         """Return the result of a call that is not run."""

@@ -127,8 +127,6 @@ class AgentTeam:
         Raises:
             ToolNameTaken: Has the first such tool.
         """
-        if not tools:
-            return
         for loop in self._loops.values():
             taken = loop.collisions(tools, self.facts.max_client_tools)
             if taken:

@@ -128,11 +128,14 @@ class ConversationResolver:
             RejectedRequest: There is no such parent turn, tool results are missing or unknown, or a decision is on an
                 approval that the parent turn did not request.
         """
-        conversation = await self._named_conversation(request)
+        conversation: Conversation | None = None
+        if request.conversation_id is not None:
+            conversation = await self._named_conversation(request, request.conversation_id)
         query = ResolverQuery(request, team, self._turns, conversation, self._clock(), skips_running)
         resolved = await self._first_match(query)
-        if _has_no_parent(resolved) and (earlier := query.of_no_end_user()) is not None:
-            found = await self._first_match(earlier)
+        if conversation is not None and _has_no_parent(resolved):
+            earlier = query.of_no_end_user()
+            found = await self._first_match(earlier) if earlier is not None else resolved
             resolved = resolved if _has_no_parent(found) else found
         if isinstance(resolved, ResolvedTurn):
             if resolved.is_paused and resolved.parent is not None:
@@ -146,14 +149,14 @@ class ConversationResolver:
             raise ApprovalNotRequested(request.approval_decisions[0].approval_id)
         return resolved
 
-    async def _named_conversation(self, request: TurnRequest) -> Conversation | None:
-        if request.conversation_id is None or request.parent not in (None, ROOT):
+    async def _named_conversation(self, request: TurnRequest, conversation_id: str) -> Conversation | None:
+        if request.parent not in (None, ROOT):
             return None
-        known = await self._turns.find_conversation(request.caller, request.conversation_id)
+        known = await self._turns.find_conversation(request.caller, conversation_id)
         if known is not None and not may_access(request.end_user, known.end_user):
-            raise ConversationNotFound(request.conversation_id)
+            raise ConversationNotFound(conversation_id)
         if known is None and request.must_exist and request.parent is None:
-            raise ConversationNotFound(request.conversation_id)
+            raise ConversationNotFound(conversation_id)
         return known
 
     async def _first_match(self, query: ResolverQuery) -> Resolution:
@@ -173,11 +176,14 @@ class ConversationResolver:
             return resolved
         last = match.branch.last if match.branch is not None else None
         repeated = await find_repetition(query, last, resolved.transcript, match.conversation_id)
-        if not isinstance(repeated, Repetition) or (repeated.step is None and not repeated.first_attempt):
-            return repeated or resolved
-        if repeated.step is None:
-            return replace(resolved, first_attempt=repeated.first_attempt)
+        if repeated is None:
+            return resolved
+        if isinstance(repeated, RunningMatch):
+            return repeated
         step = repeated.step
+        if step is None:
+            attempt = repeated.first_attempt
+            return replace(resolved, first_attempt=attempt) if attempt else repeated
         parent = step.record.parent
         return _resolved_behind(
             resolved, step, await self._turns.branch(parent) if parent is not None else None
@@ -210,56 +216,67 @@ def _resolved_behind(resolved: ResolvedTurn, step: Step, branch: Branch | None) 
 
 def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     """Build the context and the input of the turn that a rule selected."""
-    request, branch = query.request, match.branch
-    last = branch.last if branch is not None else None
-    shown = query.messages[: match.shown]
+    request, branch, step = query.request, match.branch, match.step
     new = query.messages[match.shown :] if match.new is None else match.new
-    is_stored_whole = branch is None or branch.is_stored
-    items = branch.items if branch is not None else []
-    stored: list[SystemMessage | DeveloperMessage] = []
-    if items and has_instructions([item.message for item in items]):
-        stored = [message for item in items if is_instruction(message := item.message)]
-    context: Sequence[Item]
-    if match.context is not None:
-        context = match.context
-    elif shown and not is_stored_whole:
-        context = request.items_of(shown)
-    else:
-        context = items if not stored else [item for item in items if not is_instruction(item.message)]
     new_items = request.items_of(new)
-    parent = last.turn if last is not None else None
-    agent = match.agent or (last.agent if last is not None else None)
-    added = request.system_messages
-    if stored:
-        added = [message for message in added if message not in stored]
-    # A list that contains the earlier messages contains the instructions too.
-    shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None
-    own = [SystemMessage(content=request.instructions)] if request.instructions else []
-    continued = _continued(query)
-    transcript = transcript_after(branch, query.scope, new) if branch is not None else query.transcript
-    if match.is_partly_shown:
-        transcript = query.transcript
+    parent: int | None = None
+    agent = match.agent
+    context: Sequence[Item] = match.context or ()
+    overlay = added = request.system_messages
+    is_paused, is_stored_whole = False, True
+    if branch is not None:
+        last = branch.last
+        parent = last.turn if step is None else step.record.parent
+        agent = agent or last.agent
+        is_paused, is_stored_whole = last.is_paused, branch.is_stored
+        stored, others = _without_instructions(branch.items)
+        if stored:
+            added = [message for message in added if message not in stored]
+        # A list that contains the earlier messages contains the instructions too.
+        if query.last_assistant < 0 or request.is_addition or request.parent is not None:
+            overlay = [*stored, *added]
+        if match.context is None:
+            shown = query.messages[: match.shown] if not is_stored_whole else ()
+            context = request.items_of(shown) if shown else others
+    # The last message can be an answer only if none is new.
+    continued = "" if query.new_messages else _continued(query)
     if continued:
         transcript = Transcript(query.scope)
         transcript.extend(query.messages[:-1])
+    elif branch is None or match.is_partly_shown:
+        transcript = query.transcript
+    else:
+        transcript = transcript_after(branch, query.scope, new)
+    if request.instructions:
+        overlay = [SystemMessage(content=request.instructions), *overlay]
     return ResolvedTurn(
-        conversation_id=match.conversation_id,
-        match=match.rule,
-        parent=parent if match.step is None else match.step.record.parent,
-        agent=agent if agent is not None and agent in query.team.agents else query.team.entry,
-        context=context,
-        input=_input(request, new_items, added),
-        new_messages=new_items,
-        overlay=[*own, *(request.system_messages if shows_all else [*stored, *added])],
-        transcript=transcript,
-        scope=query.scope,
+        match.conversation_id,
+        match.rule,
+        parent,
+        agent if agent is not None and agent in query.team.agents else query.team.entry,
+        context,
+        _input(request, new_items, added),
+        new_items,
+        overlay,
+        transcript,
+        query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
-        is_at_head=match.conversation_id is not None and match.step is None and parent == query.head,
-        is_paused=last is not None and last.is_paused,
+        is_at_head=match.conversation_id is not None and step is None and parent == query.head,
+        is_paused=is_paused,
         is_stored_whole=is_stored_whole,
         continued=continued,
-        step=match.step,
+        step=step,
     )
+
+
+def _without_instructions(
+    items: Sequence[Item],
+) -> tuple[Sequence[SystemMessage | DeveloperMessage], Sequence[Item]]:
+    """Return the instructions among the items of a branch, and the other items."""
+    if not has_instructions([item.message for item in items]):
+        return (), items
+    instructions = [message for item in items if is_instruction(message := item.message)]
+    return instructions, [item for item in items if not is_instruction(item.message)]
 
 
 def _continued(query: ResolverQuery) -> str:

@@ -109,11 +109,6 @@ decode_turn = msgspec.json.Decoder(SavedTurn).decode
 decode_step = msgspec.json.Decoder(SavedStep).decode
 
 
-def can_be_continued(request: TurnRequest, resolved: ResolvedTurn) -> bool:
-    """Whether a turn may have checkpoints."""
-    return request.is_stored and resolved.is_stored_whole
-
-
 def continues_approvals(resolved: ResolvedTurn) -> bool:
     """Whether a turn continues from the approvals of its parent."""
     return resolved.resumption is not None and resolved.resumption.update is not None

@@ -23,7 +23,7 @@ from proxy.events import (
     decode_journal,
     encode_journal,
 )
-from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, Usage, text_of
+from proxy.messages import AssistantMessage, FinishReason, Item, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
 from proxy.turns.contract import TeamOutcome
 from proxy.turns.live import CancelReason, LiveTurn
@@ -80,40 +80,49 @@ def end_of(
     cancelled on request.
     """
     status, error_code = _status_of(closing)
-    items = turn.items if outcome is not None else turn.items_so_far()
     log = live.entries
     events, times = list(map(_EVENT, log)), list(map(_TIME, log))
-    text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
-    was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
-    is_stored = context.request.is_stored
-    has_answer = outcome is not None or (was_stopped and bool(text))
+    items = turn.items if outcome is not None else turn.items_so_far()
+    text = visible_text(events) or "".join([text_of(item.message) for item in items if item.visible])
+    pending: Sequence[str] = ()
+    finish_reason: FinishReason | None = None
+    if outcome is not None:
+        has_answer, pending, finish_reason = True, outcome.pending, outcome.finish_reason
+    else:
+        has_answer = bool(text) and isinstance(closing, Cancelled) and closing.reason == "requested"
+    resolved, is_stored = context.resolved, context.request.is_stored
     is_history = has_answer or (turn.ran_tools and is_stored)
-    pending = outcome.pending if outcome is not None else ()
-    digest = _answer_digest(context, items, pending, text) if is_history else None
-    # The client shows the answer as a part of the message that it continues.
-    shown = context.resolved.continued + text
-    return TurnEnd(
-        turn=context.key,
-        status=status,
-        is_history=is_history,
-        agent=turn.agent,
-        items=items if is_stored else (),
-        uses=recorder.uses,
-        finished_at=now,
-        fingerprint=context.resolved.transcript.answer(shown, is_call=bool(pending)) if is_history else None,
+    fingerprint = digest = None
+    if is_history:
+        digest = _answer_digest(context, items, pending, text)
+        # The client shows the answer as a part of the message that it continues.
+        fingerprint = resolved.transcript.answer(resolved.continued + text, is_call=bool(pending))
+    # The required fields by position: with more than 15 keyword arguments, a call builds a dictionary of them.
+    end = TurnEnd(
+        context.key,
+        status,
+        is_history,
+        turn.agent,
+        items if is_stored else (),
+        recorder.uses,
+        now,
+        fingerprint=fingerprint,
         last_answer=digest,
         pending=pending,
-        finish_reason=outcome.finish_reason if outcome is not None else None,
+        finish_reason=finish_reason,
         error_code=error_code,
         journal=encode_journal([*events, closing], [*times, now], live.takeovers) if is_stored else b"",
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
-        pause=_pause(turn, context, outcome) if is_stored and outcome and outcome.approvals else None,
-        took_up=context.resolved.parent if context.continues_approvals else None,
         keeps_key=has_answer or turn.ran_effects,
         ran_effects=turn.ran_effects,
         is_found_by_input=turn.ran_tools or turn.ran_effects,
     )
+    if context.continues_approvals:
+        end = replace(end, took_up=resolved.parent)
+    if outcome is not None and outcome.approvals and is_stored:
+        end = replace(end, pause=_pause(turn, context, outcome))
+    return end
 
 
 def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:

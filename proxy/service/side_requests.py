@@ -7,7 +7,7 @@ answers the request, and nothing is stored.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Literal
 
@@ -19,8 +19,6 @@ from proxy.messages import (
     Message,
     SystemMessage,
     UserMessage,
-    has_instructions,
-    is_instruction,
     text_of,
 )
 from proxy.request_errors import BackgroundSideRequest
@@ -67,17 +65,21 @@ def load_rules() -> Sequence[Rule]:
     return [msgspec.structs.replace(rule, begins=_plain(rule.begins)) for rule in rules]
 
 
-def _by_place(rules: Sequence[Rule]) -> dict[_Place, dict[str, list[Rule]]]:
-    """Return the rules by place and first character; those of a place together under ``""``."""
-    places: dict[_Place, dict[str, list[Rule]]] = {}
+def _by_start(rules: Sequence[Rule], *places: _Place) -> Mapping[str, Sequence[Rule]]:
+    """Return the rules of the places by the first character of their beginning."""
+    found: dict[str, list[Rule]] = {}
     for rule in rules:
-        for start in (rule.begins[0], ""):
-            places.setdefault(rule.place, {}).setdefault(start, []).append(rule)
-    return places
+        if rule.place in places:
+            found.setdefault(rule.begins[0], []).append(rule)
+    return found
 
 
-_RULES = _by_place(load_rules())
-_ONLY_AND_LAST: tuple[_Place, ...] = ("only-user", "last-user")
+_RULES = load_rules()
+_OF_ONLY_USER = _by_start(_RULES, "only-user")
+_OF_LAST_USER = _by_start(_RULES, "last-user")
+_OF_ONLY_AND_LAST_USER = _by_start(_RULES, "only-user", "last-user")
+_OF_SYSTEM = _by_start(_RULES, "system")
+_OF_LAST_SYSTEM = _by_start(_RULES, "system", "last-system")
 
 
 def has_side_request_text(request: TurnRequest) -> bool:
@@ -85,8 +87,18 @@ def has_side_request_text(request: TurnRequest) -> bool:
 
     A request that names a parent turn, adds to a conversation or runs in the background is never a side request.
     """
-    can_be = request.parent is None and not request.is_addition and not request.in_background
-    return can_be and is_side_request(request.messages)
+    messages, instructions = request.messages, request.system_messages
+    if request.parent is not None or request.is_addition or request.in_background or not messages:
+        return False
+    last, only_user = messages[-1], _only_user(messages)
+    if only_user is not None:
+        if _matches(only_user, _OF_ONLY_AND_LAST_USER if only_user is last else _OF_ONLY_USER):
+            return True
+    elif isinstance(last, UserMessage) and _matches(last, _OF_LAST_USER):
+        return True
+    return bool(instructions) and any(
+        _matches(message, _OF_LAST_SYSTEM if message is last else _OF_SYSTEM) for message in instructions
+    )
 
 
 def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
@@ -108,45 +120,25 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
     )
 
 
-def is_side_request(messages: Sequence[Message]) -> bool:
-    """Whether the messages have the text of a known frontend's side request."""
-    last = messages[-1] if messages else None
-    only_user = _only_user(messages)
-    if only_user is not None:
-        places = _ONLY_AND_LAST if only_user is last else ("only-user",)
-        if _matches(only_user, *places):
-            return True
-    elif isinstance(last, UserMessage) and _matches(last, "last-user"):
-        return True
-    if last is not None and is_instruction(last) and _matches(last, "last-system"):
-        return True
-    if not has_instructions(messages):
-        return False
-    return any(_matches(message, "system") for message in messages if is_instruction(message))
-
-
-def _matches(message: Message, *places: _Place) -> bool:
-    """Whether the message has the text of a side request at one of the places: those of users, or of instructions."""
+def _matches(message: Message, rules: Mapping[str, Sequence[Rule]]) -> bool:
+    """Whether the message has the text of one of the rules."""
     text = text_of(message)
     # Most texts differ in the first character.
-    first = text[:1].lower()
-    start = "" if first.isspace() else first
-    for place in places:
-        rules = _RULES.get(place, {}).get(start)
-        if rules is not None and any(rule.matches(text) for rule in rules):
-            # In a template with sources, a person wrote the text behind it.
-            return place in ("last-system", "system") or unwrapped_text(text) == text
-    return False
+    candidates = rules.get(text.lstrip()[:1].lower())
+    if candidates is None or not any(rule.matches(text) for rule in candidates):
+        return False
+    # In a template with sources, a person wrote the text behind it.
+    return type(message) is not UserMessage or unwrapped_text(text) == text
 
 
 def _only_user(messages: Sequence[Message]) -> Message | None:
     """Return the user message of a list with one of them and no answer."""
     found: Message | None = None
     for message in messages:
-        if isinstance(message, UserMessage):
+        if type(message) is UserMessage:
             if found is not None:
                 return None
             found = message
-        elif isinstance(message, AssistantMessage):
+        elif type(message) is AssistantMessage:
             return None
     return found

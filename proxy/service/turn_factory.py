@@ -34,23 +34,24 @@ def new_turn(
     slot: int = 0,
 ) -> NewTurn:
     """Return the row of a turn that begins ``now``."""
+    # The required fields by position: with more than 15 keyword arguments, a call builds a dictionary of them.
     return NewTurn(
-        id=new_turn_id(),
-        caller=request.caller,
-        end_user=request.end_user,
-        conversation_id=resolved.conversation_id or new_id("conv_"),
-        team=team.name,
-        model=request.model,
-        parent=resolved.parent,
-        agent=resolved.agent,
-        input=resolved.input,
-        is_stored=request.is_stored,
-        is_listed=request.is_listed,
-        metadata=request.metadata,
-        options=encode(request.options),
-        worker=worker,
-        lease_until=lease_until,
-        created_at=now,
+        new_turn_id(),
+        request.caller,
+        request.end_user,
+        resolved.conversation_id or new_id("conv_"),
+        team.name,
+        request.model,
+        resolved.parent,
+        resolved.agent,
+        resolved.input,
+        request.is_stored,
+        request.is_listed,
+        request.metadata,
+        encode(request.options),
+        worker,
+        lease_until,
+        now,
         idempotency_key=request.idempotency_key,
         body_digest=request.body_digest,
         snapshot=team.snapshot,
@@ -65,10 +66,6 @@ def new_turn(
 
 def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approvals: Approvals) -> Turn:
     """Return the turn to run."""
-    resumption = resolved.resumption
-    continuation = None
-    if resumption is not None:
-        continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
     turn = requested_turn(
         request,
         new.id,
@@ -79,7 +76,9 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
     )
     turn.may_ask = request.is_stored and resolved.is_stored_whole
     turn.call_scope = resolved.first_attempt or new.id
-    turn.continuation = continuation
+    resumption = resolved.resumption
+    if resumption is not None:
+        turn.continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
     return turn
 
 
@@ -93,13 +92,14 @@ def requested_turn(
     overlay: Sequence[SystemMessage | DeveloperMessage],
 ) -> Turn:
     """Return a turn of ``agent`` with the caller, the parameters and the tools of the request."""
+    # The required fields by position, as in ``new_turn``.
     return Turn(
-        id=turn_id,
-        conversation_id=conversation_id,
-        caller=request.caller,
+        turn_id,
+        conversation_id,
+        request.caller,
+        agent,
+        context,
         end_user=request.end_user,
-        agent=agent,
-        context=context,
         overlay=overlay,
         parameters=request.parameters,
         response_format=request.response_format,

@@ -68,19 +68,10 @@ class TurnOpener:
             if repeated is not None:
                 return repeated
         self._turn_start.check_memory()
-        policy = request.busy or team.busy or "reject"
-        conversation_id = request.conversation_id
-        if policy == "reject" or not self._queues.has_queue(request.caller, conversation_id):
-            try:
-                return await self._open(request, team, is_patient=policy == "reject")
-            except ConversationHeld as held:
-                if policy == "reject":
-                    raise
-                conversation_id = held.conversation_id
-        assert conversation_id is not None
-        if request.on_disconnect == "detach" and left is not None:
-            left = _staying(left)
-        return await self._open_queued(request, team, conversation_id, left, interrupts=policy == "interrupt")
+        policy = request.busy or team.busy
+        if policy is None or policy == "reject":
+            return await self._open(request, team, is_patient=True)
+        return await self._open_or_queue(request, team, left, interrupts=policy == "interrupt")
 
     async def preview(self, request: TurnRequest) -> PreviewedTurn:
         """Return the turn that a request would begin; errors as in ``TurnService.preview``."""
@@ -100,6 +91,21 @@ class TurnOpener:
             team = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
         agent = resolved.agent if resolved.agent in team.agents else team.entry
         await self._turn_start.start(request, team, replace(resolved, agent=agent), ())
+
+    async def _open_or_queue(
+        self, request: TurnRequest, team: ServedTeam, left: ClientLeft | None, *, interrupts: bool
+    ) -> TurnHandle:
+        """Begin the turn now, or when the running turn of its conversation has ended."""
+        conversation_id = request.conversation_id
+        if not self._queues.has_queue(request.caller, conversation_id):
+            try:
+                return await self._open(request, team, is_patient=False)
+            except ConversationHeld as held:
+                conversation_id = held.conversation_id
+        assert conversation_id is not None
+        if request.on_disconnect == "detach" and left is not None:
+            left = _staying(left)
+        return await self._open_queued(request, team, conversation_id, left, interrupts=interrupts)
 
     async def _open_queued(
         self,
@@ -165,7 +171,8 @@ class TurnOpener:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
         present = team
         while True:
-            team.check_client_tools(tuple(request.tools))
+            if request.tools:
+                team.check_client_tools(tuple(request.tools))
             ignored = ignored_parameters(request, team)
             resolved = await self._resolver.resolve(request, team, skips_running=skips_running)
             if (

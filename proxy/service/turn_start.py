@@ -12,7 +12,7 @@ from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
-from proxy.service.checkpoints import CheckpointLog, can_be_continued, continues_approvals, saved_turn
+from proxy.service.checkpoints import CheckpointLog, continues_approvals, saved_turn
 from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.leases import Leases
 from proxy.service.policy import Policy
@@ -118,18 +118,14 @@ class TurnStart:
         )
         turn = turn_of(request, new, resolved, self._approvals)
         rules = self._disconnect_rules(request, team)
-        checkpoints = self._checkpoints if can_be_continued(request, resolved) else None
-        # Checkpoints from the begin.
-        is_lasting = checkpoints is not None and (
-            rules.grace is None or request.in_background or request.idempotency_key is not None
-        )
+        context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
+        live = LiveTurn(new.id, conversation_id=new.conversation_id, began=now, memory=self._lives.memory)
+        # A checkpoint has the content of the turn, as its continuation after a question has.
+        checkpoints = self._checkpoints if turn.may_ask else None
+        is_lasting = checkpoints is not None and _has_checkpoints_from_begin(request, rules)
         if is_lasting:
             new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
-        live = LiveTurn(
-            new.id, conversation_id=new.conversation_id, began=new.created_at, memory=self._lives.memory
-        )
-        context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
-        if not is_lasting and not slot and self._may_run_before_begin(request, resolved):
+        elif not slot and self._may_run_before_begin(request, resolved):
             # The call of the model and the commit take place at the same time.
             turn.begin = asyncio.get_running_loop().create_future()
             self._runner.start(live, team, turn, context)
@@ -146,13 +142,7 @@ class TurnStart:
             turn.steps = CheckpointLog(checkpoints, live, turn, begun.turn, 0, first, is_lasting)
         self._launcher.launch(begun, live, team, turn, context, rules)
         return TurnHandle(
-            live=live,
-            turn_id=new.id,
-            created_at=new.created_at,
-            conversation_id=new.conversation_id,
-            match=resolved.match,
-            agent=new.agent,
-            ignored=ignored,
+            live, new.id, now, new.conversation_id, resolved.match, resolved.agent, ignored=ignored
         )
 
     def _may_run_before_begin(self, request: TurnRequest, resolved: ResolvedTurn) -> bool:
@@ -199,6 +189,11 @@ class TurnStart:
             has_key=request.idempotency_key is not None,
             is_repeatable=request.is_repeatable,
         )
+
+
+def _has_checkpoints_from_begin(request: TurnRequest, rules: DisconnectRules) -> bool:
+    """Whether a turn has checkpoints before another client follows it: it can end without the one that began it."""
+    return rules.grace is None or request.in_background or request.idempotency_key is not None
 
 
 def ignored_parameters(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:

@@ -39,11 +39,12 @@ from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.think_tags import ThinkTagSplitter
 from proxy.routes.request_body import headers_of
-from proxy.service.side_requests import is_side_request
+from proxy.service.side_requests import has_side_request_text
 from proxy.teamfiles.env_vars import substitute
 from proxy.teamfiles.yaml_nodes import UnreadableFile, compose
 from proxy.tools.mcp.lines import LineSplitter
 from proxy.tools.mcp.results import result_text
+from proxy.turns.request import TurnRequest
 from proxy.turns.wrapped_text import unwrapped_text
 from proxy.wire.chat.message_validation import TRANSLATED_ID, validate_messages
 from proxy.wire.chat.parse import decode_chat
@@ -309,7 +310,11 @@ ROWS: dict[str, Row] = {
     "openings of context blocks": lambda n: lambda: unwrapped_text("<context>" * n),
     "marks of a summary": lambda n: lambda: is_summarized([], [SystemMessage("[conversation " * n)]),
     "aligned assistant messages": lambda n: lambda: is_aligned([], [AssistantMessage("a")] * n),
-    "user message of a side request": lambda n: lambda: is_side_request([UserMessage("### Task:\n" * n)]),
+    "user message of a side request": lambda n: (
+        lambda: has_side_request_text(
+            TurnRequest(caller="c", model="shop", messages=[UserMessage("### Task:\n" * n)])
+        )
+    ),
     "variables of a team file": lambda n: lambda: substitute("${A:-" * n, {}),
     "variables that are set": lambda n: lambda: substitute("${A}" * n, {"A": "x"}),
     "request targets": lambda n: lambda: read_target(b"http://" + b"a." * n + b"/", b"GET"),
