@@ -68,12 +68,33 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
     try:
         decoded, unknown = _decoder.decode(body, strict=strict)
         reject_nul(body)
-        check_combinations(decoded)
-        request = _request(decoded, unknown, max_messages=max_messages)
+        if _has_options(decoded):
+            check_combinations(decoded)
+            request = _request(decoded, unknown, max_messages=max_messages)
+        else:
+            request = ChatRequest(
+                model=decoded.model,
+                messages=validate_messages(decoded.messages, max_messages=max_messages),
+                stream=decoded.stream is True,
+                include_usage=decoded.stream_options is not None
+                and decoded.stream_options.include_usage is True,
+                ignored=unknown,
+            )
         states = states_in_chat(body)
         return msgspec.structs.replace(request, provider_states=states) if states else request
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(INVALID_JSON) from None
+
+
+def _has_options(body: ChatBody) -> bool:
+    """Whether the body has more than a model, messages and ``stream`` with its options: one comparison for the rest."""
+    return body != ChatBody(
+        model=body.model,
+        messages=body.messages,
+        stream=body.stream,
+        # Without ``stream`` they are an error.
+        stream_options=body.stream_options if body.stream else None,
+    )
 
 
 def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:

@@ -126,6 +126,71 @@ def test_every_honoured_field_arrives() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_completion_tokens", 1),
+        ("max_tokens", 1),
+        ("stop", "a"),
+        ("n", 2),
+        ("temperature", 0),
+        ("top_p", 0),
+        ("frequency_penalty", 0),
+        ("presence_penalty", 0),
+        ("seed", 0),
+        ("logit_bias", {"1": 1}),
+        ("logprobs", False),
+        ("top_logprobs", 0),
+        ("response_format", {"type": "text"}),
+        ("tools", [TOOL]),
+        ("tool_choice", "auto"),
+        ("parallel_tool_calls", False),
+        ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
+        ("store", False),
+        ("metadata", {"a": "b"}),
+        ("modalities", ["audio"]),
+        ("audio", {"format": "mp3", "voice": "alloy"}),
+        ("reasoning_effort", "none"),
+        ("verbosity", "low"),
+        ("service_tier", "auto"),
+        ("prediction", {"type": "content", "content": ""}),
+        ("user", ""),
+        ("safety_identifier", ""),
+        ("prompt_cache_key", ""),
+        ("prompt_cache_options", {}),
+        ("prompt_cache_retention", "24h"),
+        ("web_search_options", {}),
+        ("moderation", {}),
+        ("stream", True),
+        ("stream_options", {"include_usage": False}),
+    ],
+)
+def test_no_field_is_treated_as_absent(name: str, value: object) -> None:
+    def outcome(**fields: object) -> object:
+        try:
+            return decode(body(**fields))
+        except InvalidRequest as error:
+            return error.param
+
+    assert outcome(**{name: value}) != outcome()
+
+
+def test_table_of_fields_has_all_of_them() -> None:
+    (mark,) = test_no_field_is_treated_as_absent.pytestmark  # type: ignore[attr-defined]
+    assert {name for name, _ in mark.args[1]} == FIELDS.keys() - {"model", "messages"}
+
+
+@pytest.mark.parametrize("stream", [None, False, True])
+@pytest.mark.parametrize("stream_options", [None, {}, {"include_usage": False}, {"include_usage": True}])
+def test_options_of_the_stream_do_not_depend_on_other_fields(stream: object, stream_options: object) -> None:
+    if stream_options is not None and not stream:
+        return
+    plain = decode(body(stream=stream, stream_options=stream_options))
+    with_user = decode(body(stream=stream, stream_options=stream_options, user="u"))
+    assert with_user == msgspec.structs.replace(plain, user="u")
+
+
 def test_null_means_not_set() -> None:
     nulls = {name: None for name in FIELDS if name not in ("model", "messages")}
 
