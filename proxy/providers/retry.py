@@ -161,68 +161,64 @@ class _Attempts:
         batch, self._first = self._first, None
         if batch is None:
             batch = await anext(self._batches)
-        if batch and isinstance(last := batch[-1], Finished):
-            cost = (
-                self._price.cost(last.usage) if self._price is not None and last.usage is not None else None
-            )
-            return [*batch[:-1], msgspec.structs.replace(last, model=last.model or self._fallback, cost=cost)]
+        fallback, price = self._fallback, self._price
+        if (fallback is not None or price is not None) and batch and isinstance(last := batch[-1], Finished):
+            cost = price.cost(last.usage) if price is not None and last.usage is not None else None
+            return [*batch[:-1], msgspec.structs.replace(last, model=last.model or fallback, cost=cost)]
         return batch
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, bool | None]:
         candidate, attempt = self._answering
         # A failure here broke the answer off behind its first batch. A cancelled answer counts as ``ok``.
         self._report(candidate, value if isinstance(value, UpstreamFailed) else None, attempt)
-        await self._block.__aexit__(kind, value, trace)
+        return self._block.__aexit__(kind, value, trace)
 
     async def _ask(self, candidate: Candidate) -> _Attempts:
+        request, circuit = self._request, candidate.circuit
+        if candidate is not self._candidates[0]:
+            # What the client sent is meant for the model that it knows.
+            request = request.without_client_state()
         earlier: UpstreamFailed | None = None
         for attempt in range(1, self._policy.attempts + 1):
             try:
-                candidate.circuit.admit()
+                circuit.admit()
             except UpstreamCircuitOpen as open_circuit:
                 self._report(candidate, open_circuit, attempt)
                 # The failure before is more specific than the open circuit breaker.
                 raise earlier or open_circuit from None
+            began = asyncio.get_running_loop().time() if is_traced() else None
             try:
-                await self._attempt(candidate)
+                block = candidate.model.stream(request)
+                batches = await block.__aenter__()
+                try:
+                    first = await anext(batches, None)
+                    if first is None:
+                        raise UpstreamIncomplete("incomplete")
+                except BaseException as error:
+                    await block.__aexit__(type(error), error, error.__traceback__)
+                    raise
             except UpstreamFailed as failure:
-                candidate.circuit.failed(failure)
+                circuit.failed(failure)
                 self._report(candidate, failure, attempt)
                 earlier = failure
                 pause = self._pause(failure, attempt)
                 if pause is None:
                     raise
             except BaseException:
-                candidate.circuit.abandoned()
+                circuit.abandoned()
                 raise
             else:
-                candidate.circuit.answered()
+                circuit.answered()
+                if began is not None:
+                    record_first_chunk(asyncio.get_running_loop().time() - began)
+                self._block, self._batches, self._first = block, batches, first
                 self._answering = candidate, attempt
                 self._price = candidate.price
                 return self
             await self._policy.sleep(pause)
         raise AssertionError("the last attempt has no pause")
-
-    async def _attempt(self, candidate: Candidate) -> None:
-        request = self._request
-        if candidate is not self._candidates[0]:
-            # What the client sent is meant for the model that it knows.
-            request = request.without_client_state()
-        began = asyncio.get_running_loop().time()
-        block = candidate.model.stream(request)
-        batches = await block.__aenter__()
-        try:
-            first = await anext(batches, None)
-            if first is None:
-                raise UpstreamIncomplete("incomplete")
-        except BaseException as error:
-            await block.__aexit__(type(error), error, error.__traceback__)
-            raise
-        if is_traced():
-            record_first_chunk(asyncio.get_running_loop().time() - began)
-        self._block, self._batches, self._first = block, batches, first
 
     def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
         """Return the seconds to wait before the next attempt, None if there is to be none."""

@@ -209,10 +209,14 @@ class OpenAIWireModel:
         wire: Wire,
         adaptations: Collection[Adaptation],
     ) -> Accepted:
-        reader: Callable[..., AnswerReader | ResponsesReader] = ResponsesReader
-        if wire == "chat":
-            starts_in_reasoning = Reshaping.REASONING_FIRST in adaptations
-            reader = partial(AnswerReader, starts_in_reasoning=starts_in_reasoning)
+        reader: Callable[..., AnswerReader | ResponsesReader] = (
+            AnswerReader if wire == "chat" else ResponsesReader
+        )
+        if not adaptations:
+            # Nothing of the request was left out.
+            return Accepted(response, reader)
+        if wire == "chat" and Reshaping.REASONING_FIRST in adaptations:
+            reader = partial(AnswerReader, starts_in_reasoning=True)
         unused = tuple(sorted(outgoing.ignored & request.requested))
         return Accepted(response, reader, unused, outgoing.defers_form)
 
@@ -299,12 +303,13 @@ class OpenAIWireModel:
 
     def _body(self, request: ModelRequest, wire: Wire, adaptations: Collection[Adaptation]) -> Outgoing:
         make_body = responses_body if wire == "responses" else body_of
-        if Reshaping.NO_STATE in adaptations:
-            request = request.without_state()
-        elif Reshaping.NO_CLIENT_STATE in adaptations:
-            request = request.without_client_state()
-        if Reshaping.NO_UNKNOWN_STATE in adaptations:
-            request = without_unknown_state(request)
+        if adaptations:
+            if Reshaping.NO_STATE in adaptations:
+                request = request.without_state()
+            elif Reshaping.NO_CLIENT_STATE in adaptations:
+                request = request.without_client_state()
+            if Reshaping.NO_UNKNOWN_STATE in adaptations:
+                request = without_unknown_state(request)
         try:
             return make_body(self._definition, request, provider=self.provider, adaptations=adaptations)
         except (ValueError, TypeError):
