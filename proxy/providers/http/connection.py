@@ -8,10 +8,11 @@ response that is read as it arrives. Redirects, content encodings and cookies ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from msgspec import Struct
 
 from proxy.wire.chunk_sizes import size_line
 
@@ -25,43 +26,49 @@ class ConnectionBroken(Exception):
     """The connection ended before its answer did, or what came was not HTTP."""
 
 
-class Response:
+class Response(Struct, eq=False):
     """The answer to one request, as it comes. Its owner calls ``release`` in the end."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.fields: dict[bytes, bytes] = {}
-        """Headers by lower-case name; of a name that comes twice, the first counts."""
-        self.is_complete = False
-        self.is_over = False
-        """Whether nothing more will come: the response is complete, or has failed."""
-        self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self._received: dict[bytes, bytes] = {}
-        """Headers as they came, and those of a trailer."""
+    _connection: Connection
+    _loop: asyncio.AbstractEventLoop
+    status: int = 0
+    fields: dict[bytes, bytes] = {}
+    """Headers by lower-case name; of a name that comes twice, the first counts."""
+    is_complete: bool = False
+    is_over: bool = False
+    """Whether nothing more will come: the response is complete, or has failed."""
+    _received: dict[bytes, bytes] = {}
+    """Headers as they came, and those of a trailer."""
+    _parsed_bytes: int = 0
+    """Bytes of the network since the last piece of the body."""
+    _has_head: bool = False
+    _is_framed: bool = False
+    """Whether the head says where the body ends."""
+    _body: list[bytes] = []
+    _unread: int = 0
+    """Bytes of the network since the last read."""
+    _is_held_back: bool = False
+    _can_be_followed: bool = False
+    """Whether the head lets the connection be used again."""
+    _failure: Exception | None = None
+    _waiter: asyncio.Future[None] | None = None
+    on_news: Callable[[], None] | None = None
+    """Called when a part of the body, the end or a failure came, instead of completing a wait."""
+    is_between_chunks: bool = False
+    """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1)."""
+    observes_chunks: bool = False
+    """Whether ``is_between_chunks`` is determined; only with ``on_news``."""
+    # The next three follow from the others, see ``__post_init__``.
+    on_header: Callable[[bytes, bytes], object] | None = None
+    """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
+    on_body: Callable[[bytes], object] | None = None
+    """Called by the parser with each piece of the body."""
+    _parser: HttpResponseParser | None = None
+
+    def __post_init__(self) -> None:
         self.on_header = self._received.setdefault
-        """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
-        self._parsed_bytes = 0
-        """Bytes of the network since the last piece of the body."""
-        self._has_head = False
-        self._is_framed = False
-        """Whether the head says where the body ends."""
-        self._body: list[bytes] = []
-        self._unread = 0
-        """Bytes of the network since the last read."""
-        self._is_held_back = False
-        self._can_be_followed = False
-        self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.on_news: Callable[[], None] | None = None
-        """Called when a part of the body, the end or a failure came, instead of completing a wait."""
-        self.is_between_chunks = False
-        """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1)."""
-        self.observes_chunks = False
-        """Whether ``is_between_chunks`` is determined; only with ``on_news``."""
         self.on_body = self._body.append
-        """Called by the parser with each piece of the body."""
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._parser = HttpResponseParser(self)
 
     # --- for who asked ---
 
@@ -70,18 +77,13 @@ class Response:
         """The decoded headers."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()}
 
-    async def head(self) -> None:
-        """Return as soon as status and headers are known; otherwise the response is released.
+    def head(self) -> Awaitable[None]:
+        """Wait for status and headers; to be called once, before they can have come.
 
         Raises:
             ConnectionBroken: They never came.
         """
-        try:
-            while not self._has_head:
-                await self._news()
-        except BaseException:
-            self.release()
-            raise
+        return self._news()
 
     def forget_headers(self) -> None:
         """Free the headers, of which providers send some kilobytes, before the body is waited for."""
@@ -156,7 +158,11 @@ class Response:
         if self.on_news is not None:
             self.on_news()
         elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            # What came before a failure is read first.
+            if self._failure is not None and not self._body:
+                self._waiter.set_exception(self._failure)
+            else:
+                self._waiter.set_result(None)
 
     # --- for the connection ---
 
@@ -165,33 +171,31 @@ class Response:
         parser = self._parser
         if parser is None:
             return
-        before = len(self._body)
+        body = self._body
+        before = len(body)
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             self._break()
-        if not self._body:
-            self._parsed_bytes += len(data)
-            if self._parsed_bytes > _HEAD_BYTES:
-                self._break()
-        else:
+        if body:
             self._parsed_bytes = 0
             self._unread += len(data)
             if self._unread > HIGH_WATER and not self._is_held_back:
                 self._is_held_back = True
                 self._connection.hold_back()
+        else:
+            self._parsed_bytes += len(data)
+            if self._parsed_bytes > _HEAD_BYTES:
+                self._break()
         if (on_news := self.on_news) is not None:
             if self.observes_chunks:
-                pieces = self._body[before:]
+                pieces = body[before:]
                 self.is_between_chunks = data == b"".join(
                     [b"%b%b\r\n" % (size_line(len(piece)), piece) for piece in pieces]
                 )
             on_news()
-        else:
-            self.is_between_chunks = False
-            # As ``_wake``, without the call.
-            if (waiter := self._waiter) is not None and not waiter.done():
-                waiter.set_result(None)
+        elif self._has_head and (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""
@@ -214,27 +218,27 @@ class Response:
 
     def on_headers_complete(self) -> None:
         """Take the end of a head; one of an interim response is forgotten."""
-        assert self._parser is not None
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._received.clear()
-        elif not self._has_head:
-            names, values = b"\n".join(self._received).lower(), [*self._received.values()]
+        parser, received = self._parser, self._received
+        assert parser is not None
+        status = parser.get_status_code()
+        if status >= 200 and not self._has_head:
+            names, values = b"\n".join(received).lower(), received.values()
             if len(names) + sum(map(len, values)) > _HEAD_BYTES:
                 raise ConnectionBroken
             # Backwards, so that the first of a name remains.
-            self.fields = dict(zip(names.split(b"\n")[::-1], values[::-1], strict=False))
-            self._received.clear()
-            self._is_framed = b"content-length" in self.fields or b"transfer-encoding" in self.fields
+            self.fields = fields = dict(zip(reversed(names.split(b"\n")), reversed(values), strict=False))
+            self._can_be_followed = parser.should_keep_alive()
+            self._is_framed = (
+                self._can_be_followed or b"content-length" in fields or b"transfer-encoding" in fields
+            )
             self.status = status
             self._has_head = True
+        received.clear()
 
     def on_message_complete(self) -> None:
         """Take the end of a response."""
         if self._has_head and not self.is_complete:
             self.is_complete = self.is_over = True
-            assert self._parser is not None
-            self._can_be_followed = self._parser.should_keep_alive()
 
 
 class Connection(asyncio.Protocol):
@@ -242,6 +246,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
+        self._loop = asyncio.get_running_loop()
         self._response: Response | None = None
         self._transport: asyncio.Transport
         self._is_redirected = False
@@ -250,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: bytes) -> Response:
         """Send a request; the connection has to be open and idle."""
-        response = self._response = Response(self)
+        response = self._response = Response(self, self._loop)
         self._transport.write(request)
         return response
 
@@ -259,7 +264,8 @@ class Connection(asyncio.Protocol):
         if self._response is None:
             return
         self._response = None
-        self.redirect(None)
+        if self._is_redirected:
+            self.redirect(None)
         if can_be_used and self.is_open and not self._transport.get_write_buffer_size():
             self._owner.idle(self)
         else:

@@ -49,9 +49,7 @@ Place = tuple[str, int, bool]
 class Endpoint(Struct, frozen=True):
     """Where a model is asked, and with which head: all but the length of the body."""
 
-    host: str
-    port: int
-    is_tls: bool
+    place: Place
     head: bytes
     needs_sign_in: bool = False
     """Whether each request carries a token of Entra ID, which is not part of ``head``."""
@@ -71,7 +69,12 @@ class Endpoint(Struct, frozen=True):
             credentials = f"{url.user}:{url.password or ''}".encode()
             headers = {**headers, "authorization": f"Basic {b64encode(credentials).decode()}"}
         head = request_head(url.authority, url.target, headers, method)
-        return cls(url.ascii_host, url.port, url.scheme == "https", head, needs_sign_in)
+        return cls((url.ascii_host, url.port, url.scheme == "https"), head, needs_sign_in)
+
+    @property
+    def host(self) -> str:
+        """The host's name or address."""
+        return self.place[0]
 
 
 class HttpSession(Owner):
@@ -120,33 +123,30 @@ class HttpSession(Owner):
             head = _with_headers(head, headers)
         if trace := trace_headers():
             head = _with_headers(head, trace)
-        place = endpoint.host, endpoint.port, endpoint.is_tls
         request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        place = endpoint.place
         if self._max_per_host is not None:
             await self._reserve(place, self._max_per_host, connect)
-        if (used := self._take(place)) is not None:
-            response = used.ask(request)
+        connection = self._take(place)
+        while True:
+            is_reused = connection is not None
+            if connection is None:
+                connection = await self._open(place, connect)
+            response = connection.ask(request)
             try:
                 await response.head()
-            except TRANSPORT_ERRORS:
-                # The provider closed the idle connection, so it has not read the request (RFC 9112, section 9.3.1).
-                if response.has_begun:
-                    raise UpstreamUnreachable("broken", is_retryable=True) from None
-            else:
                 return response
+            except TRANSPORT_ERRORS:
+                response.release()
+                # A provider that closed an idle connection has not read the request (RFC 9112, section 9.3.1).
+                if not is_reused or response.has_begun:
+                    raise UpstreamUnreachable("broken", is_retryable=True) from None
+            except BaseException:
+                response.release()
+                raise
+            connection = None
             if self._max_per_host is not None:
                 await self._reserve(place, self._max_per_host, connect)
-        try:
-            connection = await self._connect(place, connect)
-        except BaseException:
-            self._free(place)
-            raise
-        response = connection.ask(request)
-        try:
-            await response.head()
-        except TRANSPORT_ERRORS:
-            raise UpstreamUnreachable("broken", is_retryable=True) from None
-        return response
 
     # --- limit of concurrent requests ---
 
@@ -248,6 +248,18 @@ class HttpSession(Owner):
 
     # --- new connections ---
 
+    async def _open(self, place: Place, seconds: float) -> Connection:
+        """Open a connection with the reservation of a request, which ends if that fails."""
+        try:
+            connection = await self._connect(place, seconds)
+        except BaseException:
+            self._free(place)
+            raise
+        self._places[connection] = place
+        if self._max_per_host is not None:
+            self._busy.add(connection)
+        return connection
+
     async def _connect(self, place: Place, seconds: float) -> Connection:
         host, port, is_tls = place
         proxy = self._proxy.for_host(host, port, is_tls=is_tls) if self._proxy is not None else None
@@ -280,9 +292,6 @@ class HttpSession(Owner):
             raise UpstreamUnreachable("refused", is_retryable=True) from None
         if not connection.is_open:
             raise UpstreamUnreachable("broken", is_retryable=True)
-        self._places[connection] = place
-        if self._max_per_host is not None:
-            self._busy.add(connection)
         return connection
 
     async def _resolved(self, host: str, port: int) -> Addresses:

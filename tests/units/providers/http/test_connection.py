@@ -414,7 +414,7 @@ async def test_the_addresses_of_a_name_are_looked_up_again_after_a_failed_connec
         session.port = free_port()
         with pytest.raises(UpstreamUnreachable):
             await session.ask(endpoint, b"{}", connect=1)
-        session.port = moved.port
+        session.port = moved.place[1]
 
         assert await whole(await session.ask(endpoint, b"{}", connect=1)) == b"ok"
     await session.close()
