@@ -48,6 +48,11 @@ class Terms(Struct, frozen=True):
     models: tuple[str, ...] | None = None
     """Allowed teams and models, including the models below them (``team/agent``)."""
 
+    @property
+    def have_limits(self) -> bool:
+        """Whether the key has rate limits."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
     def allow(self, model: str) -> bool:
         """Whether a request may have this model."""
         return self.models is None or any(

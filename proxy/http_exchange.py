@@ -191,12 +191,12 @@ class HttpExchange:
             # SystemExit and KeyboardInterrupt too, which libraries raise: they would stop the event loop, and with it
             # all requests. A CancelledError that a library raised by itself is a failure as well.
             if isinstance(error, asyncio.CancelledError) and is_task_cancelled():
-                self._end(scope, ShuttingDown())
+                self._end(scope, ShuttingDown)
                 raise
             logger.error("Exception in ASGI application\n", exc_info=error)
-        self._end(scope, InternalTurnError())
+        self._end(scope, InternalTurnError)
 
-    def _end(self, scope: Scope, error: ProxyError) -> None:
+    def _end(self, scope: Scope, error: Callable[[], ProxyError]) -> None:
         """Answer with the error if nothing was written and the client reads; otherwise close the connection."""
         if not (self.response_complete or self.disconnected):
             if (self.response_started and not self._held_head) or self._flow.write_paused:
@@ -204,7 +204,7 @@ class HttpExchange:
                     self._connection.close_after(self)
             else:
                 self._held_head = b""
-                self._write_error(error, scope.get("state", {}).get("request_id"))
+                self._write_error(error(), scope.get("state", {}).get("request_id"))
         self._connection = None
 
     def _write_error(self, error: ProxyError, request_id: str | None) -> None:
@@ -258,7 +258,8 @@ class HttpExchange:
         if self._is_body_taken and self._flow.read_paused:
             # Only a connection that is read shows that the client has gone, and streams do not call ``receive``.
             self._flow.resume_reading()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # A single part is not copied.
+        return b"".join(pieces)
 
     async def send(self, message: Message) -> None:
         """Write the head or a part of the body, when the client reads.

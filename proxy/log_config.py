@@ -81,17 +81,17 @@ class JsonLineFormatter(JsonFormatter):
         """Return one JSON object."""
         if record.exc_info or record.exc_text or record.stack_info:
             return super().format(record)
-        line: dict[str, object] = {
+        # Fields of ``extra`` follow those of the constructor.
+        fields = dict(islice(record.__dict__.items(), _CONSTRUCTED, None))
+        if not _STANDARD.isdisjoint(fields):
+            fields = {name: value for name, value in fields.items() if name not in _STANDARD}
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage() if record.args else str(record.msg),
+            **fields,
         }
-        # Fields of ``extra`` follow those of the constructor.
-        fields = dict(islice(record.__dict__.items(), _CONSTRUCTED, None))
-        for name in _STANDARD & fields.keys():
-            del fields[name]
-        line |= fields
         try:
             return msgspec.json.encode(line).decode()
         except (TypeError, ValueError, RecursionError):

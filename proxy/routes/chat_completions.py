@@ -18,6 +18,7 @@ from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    canonical_body,
     header_options,
     wants_event_ids,
     with_pseudonyms,
@@ -38,18 +39,9 @@ from proxy.wire.events.takeover import ResumedEncoder
 class ChatCompletions:
     """``POST /v1/chat/completions``: create a completion of a team or of a passthrough model."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        writing = await self._open(ClientConnection(scope, receive, send))
-        if writing is not None:
-            await writing
-
-    async def _open(self, connection: ClientConnection) -> Awaitable[None] | None:
-        """Open the turn of a request, and return what writes it; None if the request is answered already.
-
-        It has its own variables: writing may take minutes, and the body is as large as the history.
-        """
-        scope, receive = connection.scope, connection.receive
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None] | None:
+        """Open the turn of a request, and return what writes it; None if the request is answered already."""
+        connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
         body = await read_body(scope, receive, settings)
@@ -64,7 +56,7 @@ class ChatCompletions:
         forget_headers(scope)
         ignored = request.ignored
         if not request.stream:
-            opened = await services.turns.open(turn_request, left=client_left(receive))
+            opened = await services.turns.open(turn_request, left=partial(client_left, receive))
             builder = CompletionBuilder(encoder_options(opened, options, decode_options))
             return write_turn(services, opened, connection, builder, ignored=ignored)
         framing = SSE_WITH_IDS if has_ids else SSE
@@ -130,6 +122,11 @@ async def chat_turn_request(
         hides_details=not settings.handoff_details,
         has_status=given.has_status,
     )
+    response_format = None
+    if request.parameters.response_format is not None:
+        response_format = await compile_response_format(request.parameters.response_format)
+    if given.idempotency_key is not None:
+        body = await canonical_body(body)
     turn_request = TurnRequest(
         caller=caller,
         model=request.model,
@@ -144,7 +141,8 @@ async def chat_turn_request(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.prompt_cache_key,
         ),
-        response_format=await compile_response_format(request.parameters.response_format),
+        response_format=response_format,
+        **given.of_turn,
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
@@ -155,13 +153,8 @@ async def chat_turn_request(
         is_listed=request.store is True,
         metadata=request.metadata,
         options=with_request_messages(options, request.messages) if request.store else options,
-        body_digest=await body_digest(body, headers, named or "", end_user, given.parent or ""),
+        body_digest=body_digest(body, f"|{named or ''}|{end_user}|{given.parent or ''}"),
         idempotency_key=given.idempotency_key,
-        is_retry=given.is_retry,
-        is_repeatable=given.is_repeatable,
-        is_side=given.is_side,
-        on_disconnect=given.on_disconnect,
-        busy=given.busy,
         parent=given.parent,
         parent_source="parent-id",
     )

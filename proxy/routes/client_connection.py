@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -145,11 +145,11 @@ async def wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def client_left(receive: Receive) -> Callable[[], Awaitable[None]]:
-    """Return a function that raises ``ClientDisconnected`` when the client disconnects."""
+async def client_left(receive: Receive) -> None:
+    """Wait until the client disconnects.
 
-    async def left() -> None:
-        await wait_for_disconnect(receive)
-        raise ClientDisconnected
-
-    return left
+    Raises:
+        ClientDisconnected: In any case.
+    """
+    await wait_for_disconnect(receive)
+    raise ClientDisconnected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
@@ -21,6 +22,7 @@ from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationNotFound, InvalidRequest
 from proxy.limits import Limiter
 from proxy.messages import EventsMode, Usage
+from proxy.routes.client_connection import StreamTimeouts
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.passthrough import PassthroughHandler
 from proxy.routes.request_body import ClientDisconnected, authorization_of, first_of, headers_of, read_body
@@ -165,8 +167,8 @@ class Catalog(Protocol):
         ...
 
 
-class Services(Struct, frozen=True):
-    """The long-lived objects that routes use."""
+class Services(Struct, frozen=True, dict=True):
+    """The long-lived objects that routes use, and what follows from the settings."""
 
     settings: Settings
     keys: Keys
@@ -190,6 +192,18 @@ class Services(Struct, frozen=True):
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     record_usage: Callable[[str, str, Usage | None], None] | None = None
     """Records a model call outside of a turn: caller, model and usage."""
+
+    @cached_property
+    def limits_turns(self) -> bool:
+        """Whether the settings limit the turns of all callers."""
+        settings = self.settings
+        limits = (settings.requests_per_minute, settings.tokens_per_minute, settings.max_running_turns)
+        return any(limit is not None for limit in limits)
+
+    @cached_property
+    def timeouts(self) -> StreamTimeouts:
+        """The time limits of streams."""
+        return StreamTimeouts(self.settings.keep_alive_interval, self.settings.stalled_client_timeout)
 
     def check_model(self, caller: str, model: str) -> None:
         """Check that the caller's key allows the model.
@@ -243,7 +257,7 @@ def request_context(scope: Scope) -> tuple[Services, dict[str, str], Access]:
     Raises:
         Unauthorized: The request has no valid key.
     """
-    services = services_of(scope)
+    services: Services = scope["app"].state.services
     return services, headers_of(scope), access_of(scope, services)
 
 

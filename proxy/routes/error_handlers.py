@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy.auth import Access
 from proxy.errors import InternalTurnError, InvalidRequest, ModelNotFound, ProxyError
@@ -32,6 +32,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[Awaitable[None] | None]]
+"""A plain ASGI endpoint, which can return what writes its response. Its own variables, such as the body of the request,
+are freed before that is awaited, because writing may take minutes."""
+
+
 class PlainEndpoint:
     """A plain ASGI endpoint whose errors are answered as they are inside the framework.
 
@@ -41,7 +46,7 @@ class PlainEndpoint:
 
     def __init__(
         self,
-        endpoint: ASGIApp,
+        endpoint: Endpoint,
         to_problem: Callable[[BaseException | Failed], ErrorResponse] = error_response,
     ) -> None:
         self._endpoint = endpoint
@@ -53,7 +58,9 @@ class PlainEndpoint:
         """Serve one request."""
         facts = scope["state"]["facts"]
         try:
-            await self._endpoint(scope, receive, send)
+            writing = await self._endpoint(scope, receive, send)
+            if writing is not None:
+                await writing
         except ClientDisconnected:
             facts.update(outcome="client_disconnect")
         except ProxyError as error:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
-from proxy.routes.client_connection import ClientConnection, ClientMonitor, StreamTimeouts
+from proxy.routes.client_connection import ClientConnection, ClientMonitor
 from proxy.routes.dependencies import Services, access_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, Headers
@@ -115,13 +115,12 @@ async def feed_stream(
     A disconnect ends the block and is recorded for the request log. An invalid API key ends the block too, and the
     stream with an ``error`` event.
     """
-    settings, facts = services.settings, connection.scope["state"]["facts"]
-    timeouts = StreamTimeouts(settings.keep_alive_interval, settings.stalled_client_timeout)
+    facts = connection.scope["state"]["facts"]
     authorization = authorization_of(connection.scope)
     caller = access_of(connection.scope, services).caller
     stream = FeedStream(services, connection, types)
     try:
-        async with ClientMonitor(stream.wake, connection, timeouts) as watch:
+        async with ClientMonitor(stream.wake, connection, services.timeouts) as watch:
             await stream.start(watch, headers)
             try:
                 with services.key_monitor.watch(authorization, caller, stream.invalidate):

@@ -49,18 +49,9 @@ router = APIRouter(tags=["responses"])
 class Responses:
     """``POST /v1/responses``: create a response of a team."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        writing = await self._open(ClientConnection(scope, receive, send))
-        if writing is not None:
-            await writing
-
-    async def _open(self, connection: ClientConnection) -> Awaitable[None] | None:
-        """Open the turn of a request, and return what writes it; None if the request is answered already.
-
-        It has its own variables: writing may take minutes, and the body is as large as the history.
-        """
-        scope, receive = connection.scope, connection.receive
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None] | None:
+        """Open the turn of a request, and return what writes it; None if the request is answered already."""
+        connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
         body = await read_body(scope, receive, settings)
@@ -76,7 +67,7 @@ class Responses:
         forget_headers(scope)
         if request.stream:
             return await self._open_stream(services, ask, connection, options, request.ignored)
-        opened = await services.turns.open(ask, left=client_left(receive))
+        opened = await services.turns.open(ask, left=partial(client_left, receive))
         options = _options_of(opened, options)
         if request.background:
             return _send_initial_response(opened, options, connection, request.ignored)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 from msgspec import Struct
 from starlette.types import Message, Send
 
 from proxy.events import (
-    CLOSING,
     ContextCompacted,
     Entry,
     Failed,
@@ -61,6 +61,7 @@ _PART_BYTES = 256 * 1024
 _BURST_BYTES = 4000
 _BURST_PAUSE = 0.002
 """Seconds between frames after ``_BURST_BYTES``, for clients that take each read for whole frames."""
+_event_of = attrgetter("event")
 IGNORED_HEADER = b"x-ignored-parameters"
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
@@ -117,7 +118,7 @@ async def stream(
                 return False
             failure = entries[-1].event if entries else None
             has_status = not (is_resumed or framing.starts_immediately)
-            if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
+            if isinstance(failure, Failed) and has_status and _are_preface(entries[:-1]):
                 await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
                 return True
             headers = with_ignored(headers, entries, parameters or {})
@@ -253,12 +254,11 @@ async def answer(
             disconnect, is_finished = monitor.disconnect, False
             # Before the wait too: the client can have left while the turn was begun.
             while not (is_finished or disconnect.has_happened):
-                for entry in await reader.next(is_patient=True):
-                    event_type = type(entry.event)
+                entries = await reader.next(is_patient=True)
+                for entry in entries:
                     builder.add(entry)
-                    if event_type is ParametersIgnored:
-                        headers = with_ignored(headers, (entry,), parameters or {})
-                    is_finished = event_type in CLOSING
+                headers = with_ignored(headers, entries, parameters or {})
+                is_finished = bool(entries) and is_closing(entries[-1].event)
     if disconnect.has_happened:
         return False
     result = builder.answer()
@@ -297,14 +297,17 @@ async def _send_parts(body: bytes, connection: ClientConnection, timeouts: Strea
 async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[Entry]:
     """Return the first entries: at the first output of an agent, or after the keep-alive interval."""
     entries: list[Entry] = []
-    while all(map(_is_preface, entries)) and not monitor.is_quiet() and not monitor.is_disconnected():
+    while _are_preface(entries) and not monitor.is_quiet() and not monitor.is_disconnected():
         entries.extend(await reader.next())
     return entries
 
 
-def _is_preface(entry: Entry) -> bool:
-    """Whether the entry has no output, so that a failure after it can still have its own HTTP status."""
-    return isinstance(entry.event, Started | ParametersIgnored | ContextCompacted | ModelCalled)
+_PREFACE = frozenset((Started, ParametersIgnored, ContextCompacted, ModelCalled))
+
+
+def _are_preface(entries: Iterable[Entry]) -> bool:
+    """Whether the entries have no output, so that a failure after them can still have its own HTTP status."""
+    return _PREFACE.issuperset(map(type, map(_event_of, entries)))
 
 
 def with_ignored(headers: Headers, entries: Iterable[Entry], parameters: Mapping[str, str]) -> Headers:
@@ -312,6 +315,9 @@ def with_ignored(headers: Headers, entries: Iterable[Entry], parameters: Mapping
 
     For a stream, only those of the calls before its first byte.
     """
+    # Most turns have none: one pass over the events finds it out.
+    if ParametersIgnored not in map(type, map(_event_of, entries)):
+        return headers
     events = [entry.event for entry in entries if isinstance(entry.event, ParametersIgnored)]
     names = [parameters.get(name, name) for event in events for name in event.names]
     if not names:

@@ -9,7 +9,7 @@ import msgspec
 from starlette.types import Send
 
 from proxy.events import Failed
-from proxy.routes.client_connection import ClientConnection, StreamTimeouts
+from proxy.routes.client_connection import ClientConnection
 from proxy.routes.dependencies import Services
 from proxy.routes.streaming import IGNORED_HEADER, SSE, Builder, Encoder, Framing, Headers, answer, stream
 from proxy.service.turns import TurnHandle
@@ -45,7 +45,7 @@ async def write_turn(
     """
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    timeouts = StreamTimeouts(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    timeouts = services.timeouts
     is_complete = False
     try:
         if _is_encoder(encoder):

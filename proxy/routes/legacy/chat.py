@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import Receive, Scope, Send
 
 from proxy.routes.client_connection import ClientConnection, client_left
@@ -66,4 +68,4 @@ async def _open(scope: Scope, receive: Receive) -> tuple[Services, TurnHandle, B
     given = read_object(CHAT, body)
     browser = browser_chat_of(scope, caller)
     request = await chat_request(services, caller, scope, given, body, browser=browser.id)
-    return services, await services.turns.open(request, left=client_left(receive)), browser
+    return services, await services.turns.open(request, left=partial(client_left, receive)), browser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -71,7 +73,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     request = await turn_request(
         scope, caller, services, team, single_user_message(given.message), body=body, conversation=named
     )
-    opened = await services.turns.open(request, left=client_left(receive))
+    opened = await services.turns.open(request, left=partial(client_left, receive))
     connection, encoder = ClientConnection(scope, receive, send), LineEncoder(is_typed=is_typed)
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
@@ -84,7 +86,7 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     team = team_of(services, services.settings.older_team)
     opened = await services.turns.open(
         await turn_request(scope, caller, services, team, messages, body=body, is_addition=False),
-        left=client_left(receive),
+        left=partial(client_left, receive),
     )
     connection = ClientConnection(scope, receive, send)
     encoder = TextBuilder() if given.stream is False else LineEncoder(is_typed=False)

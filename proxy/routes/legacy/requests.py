@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
 
-from starlette.types import ASGIApp, Receive, Scope
+from starlette.types import Receive, Scope
 
 from proxy.messages import Message, UserMessage
 from proxy.routes.dependencies import Services, request_context
-from proxy.routes.error_handlers import PlainEndpoint
+from proxy.routes.error_handlers import Endpoint, PlainEndpoint
 from proxy.routes.request_body import first_of, headers_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     busy_policy,
+    canonical_body,
     idempotency_key,
     on_disconnect,
 )
@@ -42,7 +43,7 @@ EVENTS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS, separator=b"\n\n", starts
 write_legacy_turn = partial(write_turn, to_problem=error_response_with_detail)
 
 
-def legacy_endpoint(endpoint: ASGIApp) -> PlainEndpoint:
+def legacy_endpoint(endpoint: Endpoint) -> PlainEndpoint:
     """Return the endpoint with errors in OpenAI's format and, for legacy clients, the message under ``detail``."""
     return PlainEndpoint(endpoint, to_problem=error_response_with_detail)
 
@@ -98,6 +99,9 @@ async def turn_request(
     headers = headers_of(scope)
     named = conversation or _named(headers)
     end_user = end_user_of(services, headers)
+    key = idempotency_key(headers)
+    if key is not None:
+        body = await canonical_body(body)
     return TurnRequest(
         caller=caller,
         model=team,
@@ -106,8 +110,8 @@ async def turn_request(
         conversation_id=named,
         parallel_tool_calls=parallel_tools,
         options=AnswerOptions(id="", created=0, model=team),
-        body_digest=await body_digest(body, headers, scope["path"], named or "", end_user),
-        idempotency_key=idempotency_key(headers),
+        body_digest=body_digest(body, f"|{scope['path']}|{named or ''}|{end_user}"),
+        idempotency_key=key,
         on_disconnect=on_disconnect(headers),
         # Clients of these endpoints show nothing for 409, and several users can share one chat.
         busy=busy_policy(headers) or "queue",

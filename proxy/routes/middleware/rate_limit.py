@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.auth import Access, Keys, Terms
+from proxy.auth import Access, Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
 from proxy.routes.dependencies import ApplicationState, Services
@@ -56,7 +56,7 @@ class RateLimitMiddleware:
         if services.keys.is_prepared(authorization):
             access = _counted_access(services, scope, authorization)
             # Most requests have no limits, and nothing is awaited for them.
-            if access is None or not _is_limited(services, access.terms):
+            if access is None or not (services.limits_turns or access.terms.have_limits):
                 return self._app(scope, receive, send)
         return self._serve_checked(services, authorization, scope, receive, send)
 
@@ -82,27 +82,11 @@ async def admit(services: Services, caller: str) -> list[RateLimitStatus]:
         RateLimitExceeded: The caller exceeds a limit.
         StoreUnavailable: The counts cannot be read.
     """
-    if _is_overloaded(services):
+    max_turns = services.settings.max_running_turns
+    if max_turns is not None and services.turns.running >= max_turns:
         raise Overloaded
     limits = limits_of(services.keys, services.settings, caller)
     return await services.limiter.admit(caller, limits) if limits.are_set else []
-
-
-def _is_overloaded(services: Services) -> bool:
-    max_turns = services.settings.max_running_turns
-    return max_turns is not None and services.turns.running >= max_turns
-
-
-def _is_limited(services: Services, terms: Terms) -> bool:
-    """Whether a turn is counted, or rejected."""
-    settings = services.settings
-    limits = (
-        terms.requests_per_minute,
-        terms.tokens_per_minute,
-        settings.requests_per_minute,
-        settings.tokens_per_minute,
-    )
-    return any(limits) or _is_overloaded(services)
 
 
 def limits_of(keys: Keys, settings: Settings, caller: str) -> RateLimits:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InternalTurnError
@@ -23,39 +24,38 @@ logger = logging.getLogger("proxy.requests")
 API_VERSION = b"2020-10-01"
 """The value of ``openai-version`` in responses of the official API."""
 
+_CONSTANT_HEADERS = ((b"openai-version", API_VERSION), (b"vary", b"Origin"))
+
 OnEnd = Callable[[str, int, str], None]
 
 
-class _Sender:
+class _Sender(Struct):
     """Sends the messages of one response, with the headers of all responses.
 
     An object and not a function, which would hold a cell for each variable while a stream waits.
     """
 
-    __slots__ = ("_facts", "_request_id", "_send", "started", "status")
-
-    def __init__(self, send: Send, request_id: str, facts: dict[str, object]) -> None:
-        self._send = send
-        self._request_id = request_id
-        self._facts = facts
-        self.started = time.monotonic()
-        self.status = 0
-        """The status of the response; 0 before it starts, 101 for an accepted WebSocket."""
+    send: Send
+    request_id: str
+    facts: dict[str, object]
+    started: float
+    """By the monotonic clock."""
+    status: int = 0
+    """The status of the response; 0 before it starts, 101 for an accepted WebSocket."""
 
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
-            self.status = self._facts["status"] = message.get("status", 101)
+            self.status = self.facts["status"] = message.get("status", 101)
             milliseconds = int((time.monotonic() - self.started) * 1000)
             message["headers"] = [
                 *message.get("headers", ()),
-                (b"x-request-id", self._request_id.encode()),
-                (b"openai-version", API_VERSION),
+                (b"x-request-id", self.request_id.encode()),
                 (b"openai-processing-ms", b"%d" % milliseconds),
-                (b"vary", b"Origin"),
+                *_CONSTANT_HEADERS,
             ]
-        return self._send(message)
+        return self.send(message)
 
 
 class RequestContext:
@@ -81,16 +81,16 @@ class RequestContext:
             return
         request_id = f"req_{os.urandom(16).hex()}"
         facts: dict[str, object] = {"request_id": request_id}
+        state = scope.setdefault("state", {})
+        state["facts"], state["request_id"] = facts, request_id
         client_id = headers_of(scope).get("x-client-request-id")
         # The form that the official API accepts.
         if client_id and len(client_id) <= 512 and client_id.isascii() and client_id.isprintable():
             facts["client_request_id"] = client_id
-        scope.setdefault("state", {})["facts"] = facts
-        scope["state"]["request_id"] = request_id
         REQUEST_ID.set(request_id)
         if self._is_traced:
             accept_trace_context(scope["headers"])
-        sender = _Sender(send, request_id, facts)
+        sender = _Sender(send, request_id, facts, time.monotonic())
         try:
             await self._app(scope, receive, sender)
         except asyncio.CancelledError:
@@ -101,22 +101,29 @@ class RequestContext:
                 facts["outcome"] = InternalTurnError.code
             raise
         finally:
-            self._end(scope, facts, sender.status, time.monotonic() - sender.started)
+            self._end(scope, facts, sender)
 
-    def _end(self, scope: Scope, facts: dict[str, object], status: int, seconds: float) -> None:
+    def _end(self, scope: Scope, facts: dict[str, object], sender: _Sender) -> None:
+        status = sender.status
         if self._ended is not None:
             outcome = facts.get("outcome", "ok" if status < 400 else "refused")
             self._ended(scope["path"], status, str(outcome))
         level = logging.INFO if status < 500 else logging.WARNING
         if logger.isEnabledFor(level):
-            fields = {
+            # The constructor would look for the place of the call, the thread and the process.
+            record = logging.LogRecord.__new__(logging.LogRecord)
+            now = time.time()
+            record.__dict__ = {
+                **_COMMON[level],
+                "created": now,
+                "msecs": now % 1 * 1000,
                 **facts,
                 # A WebSocket handshake is a GET, and its scope has no method.
                 "method": scope.get("method", "GET"),
                 "path": scope["path"][:200],
-                "ms": round(seconds * 1000, 1),
+                "ms": round((time.monotonic() - sender.started) * 1000, 1),
             }
-            logger.handle(_record(level, fields))
+            logger.handle(record)
 
 
 def _common(level: int) -> dict[str, object]:
@@ -124,11 +131,3 @@ def _common(level: int) -> dict[str, object]:
 
 
 _COMMON = {level: _common(level) for level in (logging.INFO, logging.WARNING)}
-
-
-def _record(level: int, fields: dict[str, object]) -> logging.LogRecord:
-    """Return a log record. Its constructor would look for the place of the call, the thread and the process."""
-    now = time.time()
-    record = logging.LogRecord.__new__(logging.LogRecord)
-    record.__dict__ = {**_COMMON[level], "created": now, "msecs": now % 1 * 1000, **fields}
-    return record
