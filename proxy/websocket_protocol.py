@@ -19,8 +19,9 @@ from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from proxy.errors import ShuttingDown
 from proxy.http_exchange import is_task_cancelled
-from proxy.wire.errors import ErrorResponse, envelope
+from proxy.wire.errors import ErrorResponse, envelope, error_response, headers_of
 
 STEP_BYTES = 8192
 """Bytes that are parsed in one step of the event loop. An empty frame has 6 and takes 2 to 20 µs."""
@@ -31,16 +32,22 @@ class EnvelopeServerProtocol(ServerProtocol):
 
     def reject(self, status: Any, text: str) -> Response:
         """Return the response that rejects a handshake."""
-        response = super().reject(status, "")
-        kind = "server_error" if response.status_code >= 500 else "invalid_request_error"
+        kind = "server_error" if status >= 500 else "invalid_request_error"
         # The first line; the others are addressed to people who open the address in a browser.
         message = text.strip().partition("\n")[0] or "The WebSocket handshake was rejected."
-        response.body = envelope(ErrorResponse(response.status_code, kind, message))
-        for name, value in (
-            ("Content-Length", str(len(response.body))),
-            ("Content-Type", "application/json"),
-            ("x-request-id", f"req_{secrets.token_hex(16)}"),
-        ):
+        return self.rejection(ErrorResponse(int(status), kind, message))
+
+    def rejection(self, problem: ErrorResponse, request_id: str | None = None) -> Response:
+        """Return the response that rejects a handshake with an error; without a request id, it has a new one."""
+        response = super().reject(problem.status, "")
+        response.body = envelope(problem)
+        headers = {
+            "Content-Length": str(len(response.body)),
+            "Content-Type": "application/json",
+            "x-request-id": request_id or f"req_{secrets.token_hex(16)}",
+            **headers_of(problem),
+        }
+        for name, value in headers.items():
             if name in response.headers:
                 del response.headers[name]
             response.headers[name] = value
@@ -49,6 +56,8 @@ class EnvelopeServerProtocol(ServerProtocol):
 
 class EnvelopeWebSocket(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
+
+    conn: EnvelopeServerProtocol
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -86,6 +95,18 @@ class EnvelopeWebSocket(WebSocketsSansIOProtocol):
             response.headers["Allow"] = "GET"
         self.transport.write(response.serialize())
         self.transport.close()
+
+    def shutdown(self) -> None:
+        """Close when the server stops. A handshake that the application has not answered gets 503, like a request."""
+        if self.handshake_complete or self.initial_response is not None:
+            super().shutdown()
+        elif not self.transport.is_closing():
+            request_id = self.scope.get("state", {}).get("request_id")
+            self.conn.send_response(self.conn.rejection(error_response(ShuttingDown()), request_id))
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            # What the application sends now comes too late.
+            self.handshake_complete = self.disconnected = True
+            self.transport.close()
 
     def _parse_step(self) -> None:
         step = bytes(self._unparsed[:STEP_BYTES])

@@ -270,6 +270,31 @@ async def test_a_request_that_the_server_does_not_wait_for_gets_503_and_is_not_l
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+async def test_a_handshake_without_an_answer_gets_503_when_the_server_stops(
+    caplog: pytest.LogCaptureFixture, *, accepts: bool
+) -> None:
+    started = asyncio.Event()
+
+    async def answers_late(_scope: object, receive: Any, send: Any) -> None:
+        await receive()
+        started.set()
+        assert (await receive())["type"] == "websocket.disconnect"
+        if accepts:
+            await send({"type": "websocket.accept"})
+
+    received = await stopped(answers_late, HANDSHAKE, started)
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 2\r\n" in head
+    assert b"\r\nx-request-id: req_" in head
+    assert json.loads(body)["error"]["code"] == "shutting_down"
+    # uvicorn's line with the number of cancelled tasks.
+    errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [message.partition(",")[0] for message in errors] == ["Cancel 0 running task(s)"]
+
+
 async def test_a_websocket_that_the_server_does_not_wait_for_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
