@@ -363,10 +363,9 @@ _encode_journal = msgspec.json.Encoder().encode
 decode_journal = msgspec.json.Decoder(Journal).decode
 
 
-def encode_journal(events: Sequence[Event], times: Sequence[float], takeovers: Sequence[int] = ()) -> bytes:
+def encode_journal(events: list[Event], times: Sequence[float], takeovers: Sequence[int] = ()) -> bytes:
     """Encode a turn log for storage; ``times`` are the times of the events, ``takeovers`` those of ``Journal``."""
     # Rounded to milliseconds, as in encoders, so that live and replayed events have the same time.
     began = round(times[0], 3) if times else 0.0
-    return _encode_journal(
-        Journal(began, [round((time - began) * 1000) for time in times], list(events), list(takeovers))
-    )
+    after_ms = [round((time - began) * 1000) for time in times]
+    return _encode_journal(Journal(began, after_ms, events, list(takeovers)))

@@ -10,9 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
+from operator import add
 from typing import Literal, Protocol
 
-from proxy.events import CLOSING, TAKEOVER_POSITIONS, Entry, Event, TextDelta
+from proxy.events import CLOSING, TAKEOVER_POSITIONS, Entry, Event, TextBatch
 from proxy.turns.log_memory import LogMemory
 from proxy.turns.log_reader import EventLogReader
 from proxy.turns.text_relay import TextRelay
@@ -149,11 +150,11 @@ class LiveTurn:
         log = self.log
         if at is None:
             at = time.time() if log.length or self._began is None else self._began
-        entries = log.extend((event,), (at,), position)
+        entry = log.append(event, at, position)
         if type(event) in CLOSING:
             self.is_finished = self.is_over = True
         if self.listener is not None:
-            self.listener(entries[0])
+            self.listener(entry)
         for reader in self._readers:
             # Of several events, the first one wakes the reader.
             if reader.waiter is not None and (log.size >= reader.wakes_at or self.is_over):
@@ -167,7 +168,7 @@ class LiveTurn:
             return not self._is_crowded()
         log = self.log
         now = time.time() if log.length or self._began is None else self._began
-        entries = log.extend(events, repeat(now))
+        entries = log.extend(events, repeat(now)) if len(events) > 1 else [log.append(events[0], now)]
         if type(events[-1]) in CLOSING:
             self.is_finished = self.is_over = True
         if self.listener is not None:
@@ -194,11 +195,11 @@ class LiveTurn:
         if relay is not None:
             relay.close()
 
-    def _log_texts(self, texts: Sequence[str], times: Sequence[float]) -> None:
+    def _log_texts(self, texts: list[str], times: list[float]) -> None:
         """Log what the relay has passed on to the reader."""
         self.relay = None
         offset = time.time() - asyncio.get_running_loop().time()
-        entries = self.log.extend(map(TextDelta, texts), [at + offset for at in times])
+        entries = self.log.extend(TextBatch.of(texts), map(add, times, repeat(offset)))
         if self.listener is not None:
             # It came after the relay was opened.
             for entry in entries:

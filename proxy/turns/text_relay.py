@@ -9,14 +9,14 @@ happens in the turn, before its log is read or has another reader, and after a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 WriteText = Callable[[bytes], bool]
 """Writes the frame of a text, which is given as a JSON string without its quotation marks.
 
 It returns False without an effect if the client has left or reads too slowly.
 """
-Record = Callable[[Sequence[str], Sequence[float]], None]
+Record = Callable[[list[str], list[float]], None]
 """Gets the texts that were passed on, and when, by the clock of the event loop. There is at least one."""
 OpenRelay = Callable[[], "TextRelay | None"]
 """Returns a new relay; None if each text has to go through parser, log and encoder."""

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, count
+from operator import attrgetter
+
+from msgspec.structs import astuple
 
 from proxy.events import (
     Cancelled,
@@ -17,6 +21,7 @@ from proxy.events import (
     ReasoningDelta,
     RefusalDelta,
     Started,
+    TextBatch,
     TextDelta,
 )
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
@@ -28,6 +33,7 @@ COUNTED_BYTES = 4096
 """The memory of a log that grows is counted in multiples of this number, so that a short turn is counted once."""
 _WITHOUT_TEXT: frozenset[type[Event]] = frozenset((Started, ModelCalled, Completed, Cancelled))
 """Events whose texts are only names."""
+_EVENT = attrgetter("event")
 
 
 class TurnLog:
@@ -51,35 +57,34 @@ class TurnLog:
         """Estimated memory of the entries, in bytes."""
         self.counted = 0
         """Bytes of it that are counted in the memory of all logs; 0 while it is not counted there."""
-        self._sizes: list[int] = []
-        """By index of an entry: the characters up to its end."""
+        self._sizes = [0]
+        """By index of an entry: the characters before it. Those of the newest entries are added when one is needed."""
         self._memory = memory
 
-    def extend(
-        self, events: Iterable[Event], times: Iterable[float], position: int | None = None
-    ) -> list[Entry]:
-        """Append events with their times; return their entries. ``position`` is that of the first one."""
-        added: list[Entry] = []
-        size, sizes = self.size, self._sizes
-        if position is None:
-            position = self.length + self.offset
-        # The times may be endless.
-        for event, at in zip(events, times, strict=False):
-            added.append(Entry(position, event, at))
-            position += 1
-            # Not a ``match``: each class that is not the event's takes as long as a call.
-            if type(event) is TextDelta or type(event) is ReasoningDelta or type(event) is RefusalDelta:
-                size += len(event.text)
-            elif type(event) not in _WITHOUT_TEXT:
-                size += _text_size(event)
-            sizes.append(size)
-        self.entries += added
-        self.length += len(added)
-        self.weight += size - self.size + ENTRY_WEIGHT * len(added)
-        self.size = size
+    def append(self, event: Event, at: float, position: int | None = None) -> Entry:
+        """Append an event with its time; return its entry."""
+        entry = Entry(self.length + self.offset if position is None else position, event, at)
+        self.entries.append(entry)
+        self._add(1, _text_size(event))
+        return entry
+
+    def extend(self, events: Sequence[Event], times: Iterable[float]) -> list[Entry]:
+        """Append several events with their times, which may be endless; return their entries."""
+        # No loop: nearly all events of a log are pieces of text.
+        entries = list(map(Entry, count(self.length + self.offset), events, times))
+        self.entries += entries
+        self._add(
+            len(entries),
+            sum(map(len, events.texts) if type(events) is TextBatch else map(_text_size, events)),
+        )
+        return entries
+
+    def _add(self, number: int, size: int) -> None:
+        self.length += number
+        self.size += size
+        self.weight += size + ENTRY_WEIGHT * number
         if self.weight > self.counted > 0:
             self.count()
-        return added
 
     def read(self, index: int) -> Sequence[Entry] | None:
         """Return the next batch from ``index`` on; None if some of it was dropped."""
@@ -93,12 +98,19 @@ class TurnLog:
 
     def batch_end(self, index: int) -> int:
         """Return the index after the batch that begins at ``index``."""
-        end = bisect_right(self._sizes, self.size_until(index) + BATCH_SIZE, lo=index)
+        end = bisect_right(self._all_sizes(), self.size_until(index) + BATCH_SIZE, lo=index) - 1
         return min(max(end, index + 1), index + _BATCH_ENTRIES, self.length)
 
     def size_until(self, index: int) -> int:
         """Return the number of characters of the entries before ``index``."""
-        return self._sizes[index - 1] if index else 0
+        return self._all_sizes()[index] if index else 0
+
+    def _all_sizes(self) -> Sequence[int]:
+        # Not maintained by ``extend``: only logs of long texts, and those that are cut, need them.
+        sizes, new = self._sizes, self.length + 1 - len(self._sizes)
+        if new:
+            sizes += accumulate(map(_text_size, map(_EVENT, self.entries[-new:])), initial=sizes.pop())
+        return sizes
 
     def position_before(self, index: int) -> int | None:
         """Return the position of the entry before the one at ``index``: 0 for the first, None if it was dropped."""
@@ -107,14 +119,14 @@ class TurnLog:
             return 0
         return self.entries[place].position if place >= 0 else None
 
-    def drop(self, count: int) -> None:
-        """Drop the ``count`` oldest of the entries in memory."""
-        if count <= 0:
+    def drop(self, number: int) -> None:
+        """Drop the oldest entries in memory, ``number`` of them."""
+        if number <= 0:
             return
-        before = self.size_until(self.dropped)
-        del self.entries[:count]
-        self.dropped += count
-        self.weight -= self.size_until(self.dropped) - before + ENTRY_WEIGHT * count
+        self.weight -= self.size_until(self.dropped + number) - self.size_until(self.dropped)
+        self.weight -= ENTRY_WEIGHT * number
+        del self.entries[:number]
+        self.dropped += number
         if self.counted:
             # Exactly, because a log that can be cut does not grow any more.
             change, self.counted = self.weight - self.counted, self.weight
@@ -133,9 +145,9 @@ class TurnLog:
 
 
 def _text_size(event: Event) -> int:
-    size = 0
-    for name in event.__struct_fields__:
-        value = getattr(event, name)
-        if isinstance(value, str):
-            size += len(value)
-    return size
+    # Not a ``match``: each class that is not the event's takes as long as a call.
+    if type(event) is TextDelta or type(event) is ReasoningDelta or type(event) is RefusalDelta:
+        return len(event.text)
+    if type(event) in _WITHOUT_TEXT:
+        return 0
+    return sum(len(value) for value in astuple(event) if isinstance(value, str))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from proxy.events import (
     AgentSpeaking,
@@ -72,9 +72,6 @@ class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """System and developer messages of the request with their indexes; conversations do not store them."""
 
 
-_WITHOUT_REASONING = frozenset((TextDelta, Completed))
-"""Events to which the extension adds neither reasoning nor anything to the summary."""
-
 encode_options = msgspec.json.Encoder().encode
 decode_options = msgspec.json.Decoder(AnswerOptions).decode
 
@@ -93,41 +90,44 @@ def finish_reason_for(reason: FinishReason, options: AnswerOptions) -> FinishRea
     return "function_call" if options.uses_functions and reason == "tool_calls" else reason
 
 
-class CompletionBuilder:
+class CompletionBuilder(Struct):
     """Builds one completion from the events of a turn."""
 
-    def __init__(self, options: AnswerOptions) -> None:
-        self._options = options
-        self._joints = TextJoiner()
-        self._extension = extension_encoder(options)
-        self._reasoning: list[str] = []
-        self._text: list[str] = []
-        self._refusal: list[str] = []
-        self._logprobs: list[Any] = []
-        self._refusal_logprobs: list[Any] = []
-        self._calls: dict[int, tuple[str, str, list[str]]] = {}
-        self._ran_tools: list[str] = []
-        self._answer: Completion | Failed | None = None
+    options: AnswerOptions
+    _extension: HandoffExtensionEncoder | None = None
+    _joints: TextJoiner = field(default_factory=TextJoiner)
+    _reasoning: list[str] = []
+    _text: list[str] = []
+    _refusal: list[str] = []
+    _logprobs: list[Any] = []
+    _refusal_logprobs: list[Any] = []
+    _calls: dict[int, tuple[str, str, list[str]]] = {}
+    _ran_tools: list[str] = []
+    _answer: Completion | Failed | None = None
+
+    def __post_init__(self) -> None:
+        self._extension = extension_encoder(self.options)
 
     def add(self, entry: Entry) -> None:
         """Add the next entry of a log."""
         event = entry.event
-        if self._extension is not None and type(event) not in _WITHOUT_REASONING:
+        if type(event) is TextDelta:
+            self._text.append(self._joints.join(event.text))
+            if event.logprobs is not None:
+                self._logprobs.extend(event.logprobs)
+            return
+        if self._extension is not None:
             note = self._extension.encode(event)
             if note is not None and note.reasoning:
                 self._reasoning.append(note.reasoning)
-        # The most frequent events first.
+        # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
-            case TextDelta():
-                self._text.append(self._joints.join(event.text))
-                if event.logprobs is not None:
-                    self._logprobs.extend(event.logprobs)
-            case Started() | ReasoningDelta():
+            case Started():
                 pass
+            case Completed():
+                self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
             case ModelCalled() | Handoff():
                 self._joints.pause()
-            case Completed():
-                self._answer = self._completion(finish_reason_for(event.finish_reason, self._options), event)
             case RefusalDelta():
                 self._refusal.append(event.text)
                 if event.logprobs is not None:
@@ -139,7 +139,9 @@ class CompletionBuilder:
             case ToolStarted() | DelegateEvent() | MemberTeamEvent():
                 self._ran_tools += started_tools(event)
             case (
-                ParametersIgnored()
+                TextDelta()
+                | ReasoningDelta()
+                | ParametersIgnored()
                 | ContextCompacted()
                 | ToolCompleted()
                 | ToolFailed()
@@ -175,7 +177,7 @@ class CompletionBuilder:
         self._calls.clear()
 
     def _completion(self, reason: FinishReason, closing: Completed | Cancelled) -> Completion:
-        options = self._options
+        options = self.options
         summary = self._extension.summary(closing) if self._extension is not None else None
         return Completion(
             id=options.id,
@@ -208,7 +210,7 @@ class CompletionBuilder:
         content = "".join(self._text) or (None if calls or refusal else "")
         function_call: FunctionCall | UnsetType = UNSET
         tool_calls: list[ToolCall] | UnsetType = UNSET
-        if calls and self._options.uses_functions:
+        if calls and self.options.uses_functions:
             function_call = calls[0].function
         elif calls:
             tool_calls = calls

@@ -8,7 +8,7 @@ event feed. ``docs/extension.md`` documents them; types and keys can be added, b
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from proxy.events import (
     AgentSpeaking,
@@ -49,6 +49,10 @@ from proxy.wire.chat.extension_objects import (
 )
 from proxy.wire.turn_summary import ModelUsage, ModelUses, StepProgress, add_call, rounded_cost
 
+_WITH_OBJECTS = frozenset(("extension", "all"))
+_WITH_REASONING = frozenset(("reasoning", "all"))
+"""Modes."""
+_UNREPORTED = frozenset((Completed, Failed, Cancelled, ParametersIgnored, ClientToolArguments))
 MAX_LINE = 240
 """Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
 
@@ -60,38 +64,38 @@ _COMPACTED: dict[CompactionMethod, str] = {
 }
 
 
-class HandoffExtensionEncoder:
+class HandoffExtensionEncoder(Struct):
     """Encodes the extension of one turn. It needs every event in order, except text deltas behind a text delta.
 
     Objects of updates are for streams: if only reasoning and summary are used, it needs no text deltas at all.
-    ``hides_details`` omits content of models and tools: reasoning, arguments, results, errors and handoff reasons.
     """
 
-    def __init__(self, mode: EventsMode, *, hides_details: bool = False, has_status: bool = False) -> None:
-        self._has_objects = mode in ("extension", "all")
-        self._has_reasoning = mode in ("reasoning", "all")
-        self._has_status = has_status and self._has_reasoning
-        self._hides_details = hides_details
-        self._agents: list[str] = []
-        self._agent = ""
-        """The last of ``_agents``."""
-        self._reported_agent = ""
-        self._status_agent = ""
-        """The agent that the last status names as active; empty if that status is about something else."""
-        self._tool_calls = 0
-        self._uses: ModelUses = {}
-        self._joints = TextJoiner()
-        self._progress: StepProgress | None = None
-        """None for a team without steps."""
-        self._mode = mode
-        self._delegates: dict[str, HandoffExtensionEncoder] = {}
-        """By the call that started the delegate."""
-        self._member_team: HandoffExtensionEncoder | None = None
-        self._callers: dict[str, str] = {}
-        """The agents that called the running tools."""
+    mode: EventsMode
+    hides_details: bool = False
+    """Omit content of models and tools: reasoning, arguments, results, errors and handoff reasons."""
+    has_status: bool = False
+    """Add status events for Open WebUI, if the mode has reasoning."""
+    _agents: list[str] = []
+    _agent: str = ""
+    """The last of ``_agents``."""
+    _reported_agent: str = ""
+    _status_agent: str = ""
+    """The agent that the last status names as active; empty if that status is about something else."""
+    _tool_calls: int = 0
+    _uses: ModelUses = {}
+    _joints: TextJoiner = field(default_factory=TextJoiner)
+    _progress: StepProgress | None = None
+    """None for a team without steps."""
+    _delegates: dict[str, HandoffExtensionEncoder] = {}
+    """By the call that started the delegate."""
+    _member_team: HandoffExtensionEncoder | None = None
+    _callers: dict[str, str] = {}
+    """The agents that called the running tools."""
 
     def encode(self, event: Event) -> ExtensionUpdate | None:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
+        if type(event) in _UNREPORTED:
+            return None
         # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
             case Started():
@@ -106,9 +110,7 @@ class HandoffExtensionEncoder:
                 return self._reasoning_delta(event.text)
             case TextDelta() | RefusalDelta() | ClientToolCall():
                 update = self._agent_speaking()
-                return self._with_active_agent(update) if self._has_status else update
-            case Completed() | Failed() | Cancelled() | ParametersIgnored() | ClientToolArguments():
-                pass
+                return self._with_active_agent(update) if self.has_status else update
             case Handoff():
                 return self._handoff(event)
             case ToolStarted():
@@ -131,11 +133,13 @@ class HandoffExtensionEncoder:
             case ContextCompacted():
                 self._add_uses(event)
                 return self._compacted(event)
+            case Completed() | Failed() | Cancelled() | ParametersIgnored() | ClientToolArguments():
+                pass
         return None
 
     def summary(self, closing: Completed | Cancelled) -> Summary | None:
         """Return the object of the complete response; None if the mode has no objects."""
-        if not self._has_objects:
+        if self.mode not in _WITH_OBJECTS:
             return None
         uses: list[ModelUsageBody] = []
         cost: float | None = 0.0 if self._uses else None
@@ -167,14 +171,14 @@ class HandoffExtensionEncoder:
             return None
         self._reported_agent = self._agent
         extension_event = ExtensionEvent("agent.speaking", self._agent, progress=self._percent)
-        return ExtensionUpdate(extension_event) if self._has_objects else None
+        return ExtensionUpdate(extension_event) if self.mode in _WITH_OBJECTS else None
 
     def _with_active_agent(self, update: ExtensionUpdate | None) -> ExtensionUpdate | None:
         """Add a status that names the active agent, unless the last status does.
 
         Open WebUI keeps the last status of a turn above the message.
         """
-        if self._status_agent == self._agent:
+        if self._status_agent == self._agent or self.mode not in _WITH_REASONING:
             return update
         self._status_agent = self._agent
         status = StatusEvent(data=StatusData(self._agent, done=True))
@@ -182,12 +186,12 @@ class HandoffExtensionEncoder:
 
     def _reasoning_delta(self, text: str) -> ExtensionUpdate | None:
         first = self._agent_speaking()
-        if not self._has_reasoning or self._hides_details:
+        if self.mode not in _WITH_REASONING or self.hides_details:
             return first
         return ExtensionUpdate(first.event if first else None, self._joints.join(text))
 
     def _handoff(self, event: Handoff) -> ExtensionUpdate | None:
-        reason = "" if self._hides_details else event.reason
+        reason = "" if self.hides_details else event.reason
         if self._progress is not None:
             self._progress.add_handoff(event.source)
         extension_event = ExtensionEvent(
@@ -204,7 +208,7 @@ class HandoffExtensionEncoder:
         return self._update(extension_event, line, StatusData(f"{event.target} takes over", done=True))
 
     def _tool_started(self, event: ToolStarted) -> ExtensionUpdate | None:
-        shown = "" if self._hides_details else event.arguments
+        shown = "" if self.hides_details else event.arguments
         self._callers[event.call_id] = event.agent
         extension_event = ExtensionEvent(
             "tool.started", event.agent, call_id=event.call_id, name=event.name, arguments=shown or UNSET
@@ -215,14 +219,14 @@ class HandoffExtensionEncoder:
     def _tool_ended(self, event: ToolCompleted | ToolFailed) -> ExtensionUpdate | None:
         is_success = isinstance(event, ToolCompleted)
         content = event.result if isinstance(event, ToolCompleted) else event.error
-        shown = "" if self._hides_details else content
+        shown = "" if self.hides_details else content
         extension_event = ExtensionEvent(
             "tool.completed" if is_success else "tool.failed",
             self._callers.pop(event.call_id, self._agent),
             call_id=event.call_id,
             name=event.name,
-            result=shown if is_success and not self._hides_details else UNSET,
-            error=shown if not is_success and not self._hides_details else UNSET,
+            result=shown if is_success and not self.hides_details else UNSET,
+            error=shown if not is_success and not self.hides_details else UNSET,
             seconds=round(event.seconds, 3),
         )
         line = f"{event.name} {'answered' if is_success else 'failed'} after {event.seconds:.2f} s"
@@ -237,7 +241,7 @@ class HandoffExtensionEncoder:
             self._agent,
             call_id=event.call_id,
             name=event.name,
-            arguments=UNSET if self._hides_details else event.arguments,
+            arguments=UNSET if self.hides_details else event.arguments,
             approval_id=event.approval_id,
         )
         line = f"{event.name} waits for approval"
@@ -260,7 +264,7 @@ class HandoffExtensionEncoder:
         """Return the update of a delegate's own event, without its text: that is the result of the call."""
         if event.call_id not in self._delegates:
             self._delegates[event.call_id] = HandoffExtensionEncoder(
-                self._mode, hides_details=self._hides_details, has_status=self._has_status
+                self.mode, self.hides_details, self.has_status
             )
         if isinstance(event.event, ReasoningDelta):
             return None
@@ -276,9 +280,7 @@ class HandoffExtensionEncoder:
     def _member_team_event(self, event: MemberTeamEvent) -> ExtensionUpdate | None:
         """Return the update of an event of a team inside of the active agent."""
         if self._member_team is None:
-            self._member_team = HandoffExtensionEncoder(
-                self._mode, hides_details=self._hides_details, has_status=self._has_status
-            )
+            self._member_team = HandoffExtensionEncoder(self.mode, self.hides_details, self.has_status)
         update = self._member_team.encode(event.event)
         if update is None:
             return None
@@ -293,7 +295,7 @@ class HandoffExtensionEncoder:
     ) -> ExtensionUpdate | None:
         """Return the update of an inner event as one of this turn."""
         event = None
-        if inner is not None and self._has_objects:
+        if inner is not None and self.mode in _WITH_OBJECTS:
             event = msgspec.structs.replace(wrapper, event=inner)
         reasoning = ""
         if update.reasoning:
@@ -320,16 +322,16 @@ class HandoffExtensionEncoder:
 
     def _update(self, event: ExtensionEvent, line: str, status: StatusData) -> ExtensionUpdate | None:
         """Return the parts that the mode includes; a line of reasoning is a separate paragraph."""
-        if not self._has_reasoning:
+        if self.mode not in _WITH_REASONING:
             return ExtensionUpdate(event)
         self._status_agent = ""
         self._joints.pause()
         reasoning = self._joints.join(line)
         self._joints.pause()
         return ExtensionUpdate(
-            event if self._has_objects else None,
+            event if self.mode in _WITH_OBJECTS else None,
             reasoning,
-            StatusEvent(data=status) if self._has_status else None,
+            StatusEvent(data=status) if self.has_status else None,
         )
 
 
