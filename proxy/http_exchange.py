@@ -16,10 +16,10 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
 
 from proxy.connection_state import ConnectionEvent
 from proxy.errors import InternalTurnError, ProxyError, ShuttingDown
-from proxy.http_head import RawHeaders
 from proxy.routes.server_extensions import (
     BODY_WRITER,
     DISCONNECT,
@@ -47,6 +47,7 @@ class ExchangeConnection(Protocol):
 
     transport: asyncio.Transport
     flow: FlowControl
+    server_state: ServerState
 
     def on_response_complete(self) -> None:
         """Continue after the end of a response."""
@@ -58,7 +59,7 @@ class ExchangeConnection(Protocol):
 
 
 class HttpExchange:
-    """One request and its response. It refers to its connection only while the application runs."""
+    """One request and its response. It refers to its connection until it is over."""
 
     __slots__ = (
         "_body",
@@ -78,7 +79,7 @@ class HttpExchange:
         "_transport",
         "announced_bytes",
         "disconnect",
-        "disconnected",
+        "is_over",
         "keep_alive",
         "more_body",
         "response_complete",
@@ -91,13 +92,12 @@ class HttpExchange:
         connection: ExchangeConnection,
         scope: Scope,
         *,
-        default_headers: RawHeaders,
         announced_bytes: int | None,
         keep_alive: bool,
-        expects_continue: bool,
+        expects_continue: bool = False,
         body: bytes | None = None,
     ) -> None:
-        """The application gets the extensions through ``scope``. ``default_headers`` precede those of the response.
+        """The application gets the extensions through ``scope``.
 
         ``announced_bytes`` is the length of the request's body, None if it is not known; ``body`` is the complete body,
         None if it is added later.
@@ -105,13 +105,15 @@ class HttpExchange:
         self._connection: ExchangeConnection | None = connection
         self._transport = connection.transport
         self._flow = connection.flow
-        self._default_headers = default_headers
+        # The tick of the server replaces them. They precede those of the response.
+        self._default_headers = connection.server_state.default_headers
         self._is_head = scope["method"] == "HEAD"
         self._is_http_1_0 = scope["http_version"] == "1.0"
         self.announced_bytes = announced_bytes
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expects_continue
-        self.disconnected = False
+        self.is_over = False
+        """Whether the client has left, or the response is complete."""
         self.disconnect = Disconnect()
         self._news: ConnectionEvent | None = None
         """Wakes a call of ``receive``."""
@@ -158,7 +160,8 @@ class HttpExchange:
 
     def report_disconnect(self) -> None:
         """Report to the application that the client has gone."""
-        self.disconnected = True
+        self.is_over = True
+        self._connection = None
         self._wake()
         self.disconnect.happen()
 
@@ -181,7 +184,7 @@ class HttpExchange:
         """
         try:
             await app(scope, self.receive, self.send)
-            if not (self.response_complete or self.disconnected):
+            if not self.is_over:
                 started = "completing" if self.response_started else "starting"
                 logger.error("ASGI callable returned without %s response.", started)
         except GeneratorExit:
@@ -191,21 +194,22 @@ class HttpExchange:
             # SystemExit and KeyboardInterrupt too, which libraries raise: they would stop the event loop, and with it
             # all requests. A CancelledError that a library raised by itself is a failure as well.
             if isinstance(error, asyncio.CancelledError) and is_task_cancelled():
-                self._end(scope, ShuttingDown)
+                if not self.is_over:
+                    self._fail(scope, ShuttingDown())
                 raise
             logger.error("Exception in ASGI application\n", exc_info=error)
-        self._end(scope, InternalTurnError)
+        if not self.is_over:
+            self._fail(scope, InternalTurnError())
 
-    def _end(self, scope: Scope, error: Callable[[], ProxyError]) -> None:
+    def _fail(self, scope: Scope, error: ProxyError) -> None:
         """Answer with the error if nothing was written and the client reads; otherwise close the connection."""
-        if not (self.response_complete or self.disconnected):
-            if (self.response_started and not self._held_head) or self._flow.write_paused:
-                if self._connection is not None:
-                    self._connection.close_after(self)
-            else:
-                self._held_head = b""
-                self._write_error(error(), scope.get("state", {}).get("request_id"))
-        self._connection = None
+        if (self.response_started and not self._held_head) or self._flow.write_paused:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close_after(self)
+        else:
+            self._held_head = b""
+            self._write_error(error, scope.get("state", {}).get("request_id"))
 
     def _write_error(self, error: ProxyError, request_id: str | None) -> None:
         problem = error_response(error)
@@ -225,7 +229,7 @@ class HttpExchange:
 
     def take_complete(self) -> bytes | None:
         """Implement ``RequestBody``."""
-        if self.more_body or self._is_body_taken or self.disconnected or self.response_complete:
+        if self.more_body or self._is_body_taken or self.is_over:
             return None
         self._has_news = False
         return self._take_body()
@@ -239,7 +243,7 @@ class HttpExchange:
         if self.waiting_for_100_continue and not self._transport.is_closing():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete:
+        if not self.is_over:
             self._flow.resume_reading()
             if not self._has_news:
                 news = self._news = self._news or ConnectionEvent()
@@ -248,7 +252,7 @@ class HttpExchange:
             if self._is_server_stopping and self.more_body and not self.response_started:
                 raise ShuttingDown
             self._has_news = False
-        if self.disconnected or self.response_complete:
+        if self.is_over:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
 
@@ -267,19 +271,20 @@ class HttpExchange:
         Raises:
             RuntimeError: The message is not allowed now, or not valid.
         """
-        if self._flow.write_paused and not self.disconnected:
+        disconnect = self.disconnect
+        if self._flow.write_paused and not disconnect.has_happened:
             await self._flow.drain()
-        if self.disconnected:
+        if disconnect.has_happened:
             return
         kind = message["type"]
-        expected = "http.response.body" if self.response_started else "http.response.start"
-        if kind != expected or self.response_complete:
-            found = f"'{kind}' after the end" if self.response_complete else f"'{kind}'"
-            raise RuntimeError(f"Expected ASGI message '{expected}', but got {found}.")
-        if self.response_started:
+        if kind == "http.response.start" and not self.response_started:
+            self._write_head(message)
+        elif kind == "http.response.body" and self.response_started and not self.response_complete:
             self._write_body(message)
         else:
-            self._write_head(message)
+            expected = "http.response.body" if self.response_started else "http.response.start"
+            found = f"'{kind}' after the end" if self.response_complete else f"'{kind}'"
+            raise RuntimeError(f"Expected ASGI message '{expected}', but got {found}.")
 
     def _write_head(self, message: Message) -> None:
         status: int = message["status"]
@@ -290,7 +295,8 @@ class HttpExchange:
         by_name = dict(headers)
         announced = by_name.get(b"content-length")
         length = None if announced is None else int(announced)
-        is_chunked = by_name.get(b"transfer-encoding", b"").lower() == b"chunked"
+        coding = by_name.get(b"transfer-encoding")
+        is_chunked = coding is not None and coding.lower() == b"chunked"
         if b"connection" in by_name and says_close(headers):
             self.keep_alive = False
         elif not self.keep_alive:
@@ -349,12 +355,12 @@ class HttpExchange:
             self._complete()
 
     def _complete(self) -> None:
-        self.response_complete = True
+        self.response_complete = self.is_over = True
         # Parts that the application has not read.
         self._body.clear()
         if self._news is not None:
             self._news.set()
-        connection = self._connection
+        connection, self._connection = self._connection, None
         if connection is None:
             return
         if not self.keep_alive:
@@ -364,9 +370,7 @@ class HttpExchange:
     @property
     def is_ready(self) -> bool:
         """Implement ``BodyWriter``."""
-        return self._is_chunked and not (
-            self._flow.write_paused or self.disconnected or self.response_complete or self._held_head
-        )
+        return self._is_chunked and not (self.is_over or self._flow.write_paused or self._held_head)
 
     def write(self, body: bytes) -> None:
         """Implement ``BodyWriter``."""
@@ -379,7 +383,7 @@ class HttpExchange:
 
         def write_text(text: bytes) -> bool:
             # ``is_ready`` without the call, see ``turns.text_relay``.
-            if flow.write_paused or self.disconnected or self.response_complete:
+            if flow.write_paused or self.is_over:
                 return False
             line = size_lines.get(size + len(text)) or size_line(size + len(text))
             write(line + start + text + last)

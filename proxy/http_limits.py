@@ -58,13 +58,12 @@ class LimitedHttp(LingeringHttp):
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for one."""
-        is_last, exchange = not self.pipeline, self._newest
-        super().on_response_complete()
-        if not is_last or self.is_lingering or self.transport.is_closing():
+        if not self.start_next():
             return
         if self._problem is not None:
             self._send_problem(self._problem)
             return
+        exchange = self._newest
         if exchange is not None and exchange.more_body:
             self._body_deadline = self.loop.call_later(self.head_timeout, self.close_slowly)
         self._idle_since = self.loop.time()

@@ -111,7 +111,8 @@ class BoundedHttp(LimitedHttp):
         scope = known.scope_of(digits, self.app_state)
         self._body_left = left
         self._is_between_requests = not left
-        exchange = self._exchange_of(scope, length, keep_alive=True, body=None if left else body)
+        whole = None if left else body
+        exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True, body=whole)
         if left and body:
             exchange.add_body(body)
         self._begin(exchange, scope)
@@ -281,9 +282,10 @@ class BoundedHttp(LimitedHttp):
         if not self._is_upgrade:
             # HTTP/1.0 has no interim responses: the expectation is ignored (RFC 9110, 10.1.1).
             is_1_0 = version == "1.0"
-            exchange = self._exchange_of(
+            exchange = HttpExchange(
+                self,
                 scope,
-                self._announced_bytes,
+                announced_bytes=self._announced_bytes,
                 keep_alive=not is_1_0 and parser.should_keep_alive(),
                 expects_continue=not is_1_0 and self.expect_100_continue,
             )
@@ -308,25 +310,6 @@ class BoundedHttp(LimitedHttp):
             "headers": headers,
             "state": self.app_state.copy(),
         }
-
-    def _exchange_of(
-        self,
-        scope: dict[str, Any],
-        announced_bytes: int | None,
-        *,
-        keep_alive: bool,
-        expects_continue: bool = False,
-        body: bytes | None = None,
-    ) -> HttpExchange:
-        return HttpExchange(
-            self,
-            scope,
-            default_headers=self.server_state.default_headers,
-            announced_bytes=announced_bytes,
-            keep_alive=keep_alive,
-            expects_continue=expects_continue,
-            body=body,
-        )
 
     def _begin(self, exchange: HttpExchange, scope: dict[str, Any]) -> None:
         before, self._newest = self._newest, exchange

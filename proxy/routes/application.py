@@ -24,8 +24,8 @@ from proxy.wire.errors import invalid_url
 class Application(FastAPI):
     """FastAPI, with endpoints that are called without its layers.
 
-    ``around`` are the middleware for all requests, outermost first; ``add_middleware`` applies to framework routes
-    only.
+    ``around`` are the middleware for all requests and WebSockets, outermost first. ``add_middleware`` applies to routes
+    of the framework only.
     """
 
     def __init__(
@@ -57,7 +57,9 @@ class Application(FastAPI):
 
     # Plain functions: a coroutine would add a frame to every wake-up of a request.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Serve one connection."""
+        """Serve one connection, or the lifespan, which no middleware gets."""
+        if scope["type"] == "lifespan":
+            return super().__call__(scope, receive, send)
         return self._outermost(scope, receive, send)
 
     def _find(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

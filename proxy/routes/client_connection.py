@@ -60,16 +60,16 @@ class ClientMonitor:
     def __init__(
         self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
     ) -> None:
-        self._wake = wake
-        self._loop = asyncio.get_running_loop()
         provided: Disconnect | None = connection.extensions.get(DISCONNECT)
         self.disconnect = provided or Disconnect()
         if provided is None:
             self._task = asyncio.current_task()
             waiting = _report_disconnect(connection.receive, self.disconnect)
-            self._task_of_disconnect = self._loop.create_task(waiting, name="client")
+            self._task_of_disconnect = asyncio.create_task(waiting, name="client")
         self.disconnect.listener = wake
         if timeouts is not None:
+            self._wake = wake
+            self._loop = asyncio.get_running_loop()
             self._interval = timeouts.keep_alive
             # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
             # same.

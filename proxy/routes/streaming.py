@@ -297,8 +297,10 @@ async def _send_parts(body: bytes, connection: ClientConnection, timeouts: Strea
 async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[Entry]:
     """Return the first entries: at the first output of an agent, or after the keep-alive interval."""
     entries: list[Entry] = []
-    while _are_preface(entries) and not monitor.is_quiet() and not monitor.is_disconnected():
-        entries.extend(await reader.next())
+    while not monitor.is_disconnected():
+        entries += await reader.next()
+        if not _are_preface(entries) or monitor.is_quiet():
+            break
     return entries
 
 

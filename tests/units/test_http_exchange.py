@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from proxy.errors import ShuttingDown
 from proxy.http_exchange import HttpExchange, header_lines
@@ -45,6 +46,8 @@ class FakeConnection:
         self.fake = FakeTransport()
         self.transport = cast("asyncio.Transport", self.fake)
         self.flow = FlowControl(self.transport)
+        self.server_state = ServerState()
+        self.server_state.default_headers = [(b"date", b"today")]
         self.completed = 0
         self.closed = 0
 
@@ -67,7 +70,6 @@ def exchange_of(
     exchange = HttpExchange(
         connection,
         scope,
-        default_headers=[(b"date", b"today")],
         announced_bytes=announced,
         keep_alive=version != "1.0",
         expects_continue=expects_continue,
@@ -275,12 +277,24 @@ async def test_texts_are_written_between_a_start_and_an_end_while_the_client_rea
     connection.flow.write_paused = True
     assert not write(b"two")
     connection.flow.write_paused = False
-    exchange.disconnected = True
-    assert not write(b"two")
-    exchange.disconnected = False
     await exchange.send(body())
     assert not write(b"two")
     assert connection.fake.written.endswith(b">\r\n0\r\n\r\n")
+
+
+async def test_no_text_is_written_for_a_client_that_has_left() -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+    exchange.end_body()
+    await exchange.send(head())
+    writes = connection.fake.writes.copy()
+
+    exchange.report_disconnect()
+
+    writer = scope["extensions"][BODY_WRITER]
+    assert not writer.is_ready
+    assert not writer.text_writer(b"<", b">")(b"one")
+    assert connection.fake.writes == writes
 
 
 @pytest.mark.parametrize(

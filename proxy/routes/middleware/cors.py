@@ -152,10 +152,8 @@ class CorsMiddleware:
     # Plain functions: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
-            return self._app(scope, receive, send)
         headers = headers_of(scope)
-        origin, host = headers.get("origin", ""), headers.get("host", "")
+        origin, host = headers.get("origin"), headers.get("host", "")
         if not self._policy.is_allowed_host(host):
             return answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
         if not origin or scope["path"].startswith(STATIC_FILES):

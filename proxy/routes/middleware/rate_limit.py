@@ -49,8 +49,6 @@ class RateLimitMiddleware:
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
-            return self._app(scope, receive, send)
         services = self._state.services
         authorization = authorization_of(scope)
         if services.keys.is_prepared(authorization):
@@ -118,7 +116,8 @@ def _counted_access(services: Services, scope: Scope, authorization: str | None)
     """
     path: str = scope["path"]
     is_counted = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
-    if not is_counted or scope["type"] == "websocket" or scope["method"] != "POST":
+    # The scope of a WebSocket has no method.
+    if not is_counted or scope.get("method") != "POST":
         return None
     try:
         access = services.keys.access(authorization)

@@ -76,9 +76,6 @@ class RequestContext:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
         request_id = f"req_{os.urandom(16).hex()}"
         facts: dict[str, object] = {"request_id": request_id}
         state = scope.setdefault("state", {})

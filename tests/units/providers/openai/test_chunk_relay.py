@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from proxy.events import Event, Failed, Started, TextDelta
 from proxy.http_exchange import HttpExchange
@@ -81,6 +82,7 @@ class FakeConnection:
         self.fake = FakeTransport()
         self.transport = cast("asyncio.Transport", self.fake)
         self.flow = FlowControl(self.transport)
+        self.server_state = ServerState()
 
     def on_response_complete(self) -> None: ...
 
@@ -136,9 +138,7 @@ async def answer_of(
     provider.connection_made(cast("asyncio.Transport", transport))
     response = provider.ask(b"request")
     scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": version}
-    exchange = HttpExchange(
-        client, scope, default_headers=[], announced_bytes=None, keep_alive=True, expects_continue=False
-    )
+    exchange = HttpExchange(client, scope, announced_bytes=None, keep_alive=True)
     exchange.end_body()
     live.emit(Started("t", "triage"))
     receiver = Receiver(live, result)
