@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
+from operator import attrgetter
 
 from msgspec import Struct
+
+_SEARCH_INTERVAL = 20e-6
+"""Seconds between two searches, for each alarm that is searched. Searching one takes a fraction of a microsecond."""
 
 
 class ModelLimits(Struct, frozen=True):
@@ -25,57 +30,87 @@ class ModelLimits(Struct, frozen=True):
     """One line of an event stream."""
 
 
+_deadline: Callable[[Alarm], float] = attrgetter("deadline")
+
+
 def _do_nothing() -> None:
     pass
+
+
+class AlarmClock:
+    """One timer for the alarms of all model calls of a process.
+
+    A timer for each call would be created and cancelled with it. This one is set to the earliest deadline, and searches
+    all alarms then: a few times a minute, because nearly all deadlines are moved or removed before. The time between
+    two searches grows with the number of alarms, so that many deadlines in a row do not search all the time; an alarm
+    can be late by that time.
+    """
+
+    def __init__(self) -> None:
+        self._alarms: set[Alarm] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        """When the timer rings."""
+
+    def add(self, alarm: Alarm, deadline: float) -> None:
+        """Let an alarm ring at its deadline, which is this one or a later one that it gets in the meantime."""
+        self._alarms.add(alarm)
+        if deadline < self._due:
+            self._start(deadline)
+
+    def remove(self, alarm: Alarm) -> None:
+        """Remove an alarm, if it was added."""
+        self._alarms.discard(alarm)
+
+    def _start(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._due = None, math.inf
+        now = asyncio.get_running_loop().time()
+        over = [alarm for alarm in self._alarms if alarm.deadline is None or alarm.deadline <= now]
+        self._alarms.difference_update(over)
+        if self._alarms:
+            earliest = min(map(_deadline, self._alarms))
+            self._start(max(earliest, now + len(self._alarms) * _SEARCH_INTERVAL))
+        for alarm in over:
+            alarm.ring()
 
 
 class Alarm:
     """Wakes a reader that waits for too long.
 
-    One timer serves a whole stream: setting a later deadline only stores a number, where ``asyncio.timeout``
-    for every read would make and cancel a timer for each chunk.
+    Setting a later deadline only stores a number, where ``asyncio.timeout`` for every read would make and cancel a
+    timer for each chunk.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, clock: AlarmClock, wake: Callable[[], None]) -> None:
+        self._clock = clock
         self._wake = wake
         self.deadline: float | None = None
         """By the clock of the loop; None while nothing is waited for. A later one can be stored here without a call."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        """When the timer fires."""
 
     def set(self, deadline: float) -> None:
         """Wake at ``deadline`` (the loop's clock) unless set again, paused or stopped before."""
         self.deadline = deadline
-        if self._timer is None:
-            self._start(deadline)
-        elif deadline < self._due:
-            self._timer.cancel()
-            self._start(deadline)
-
-    def _start(self, due: float) -> None:
-        self._due = due
-        self._timer = self._loop.call_at(due, self._ring)
+        self._clock.add(self, deadline)
 
     def pause(self) -> None:
         """Stop the countdown until ``set`` is called."""
         self.deadline = None
 
     def stop(self) -> None:
-        """Free the timer; the alarm is not used again."""
+        """Remove the alarm from its clock; it is not used again."""
         self.deadline = None
         # The function refers to the owner of this alarm: as a cycle, both would wait for the garbage collector.
         self._wake = _do_nothing
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._clock.remove(self)
 
-    def _ring(self) -> None:
-        self._timer = None
-        if self.deadline is None:
-            return
-        if self._loop.time() >= self.deadline:
+    def ring(self) -> None:
+        """Wake the reader, unless the alarm was paused or stopped since its deadline."""
+        if self.deadline is not None:
+            self.deadline = None
             self._wake()
-        else:
-            self._start(self.deadline)

@@ -9,6 +9,7 @@ from proxy.providers.model import ModelRequest
 from proxy.providers.openai.answer import Accepted
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
+from proxy.providers.timeouts import AlarmClock
 
 Send = Callable[[ModelRequest], Awaitable[Accepted]]
 
@@ -20,6 +21,7 @@ class FakeAnsweringModel:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self.alarm_clock = AlarmClock()
 
     def send(self, request: ModelRequest) -> Awaitable[Accepted]:
         """Send the request with the function."""

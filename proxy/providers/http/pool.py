@@ -20,6 +20,7 @@ from proxy.providers.http.entra import EntraSignIn
 from proxy.providers.http.tls import TlsOptions
 from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy, TunnelRefused
 from proxy.providers.http.url import HttpUrl
+from proxy.providers.timeouts import AlarmClock
 from proxy.tracing import trace_headers
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
@@ -101,6 +102,8 @@ class HttpSession(Owner):
         self._places: dict[Connection, Place] = {}
         self._addresses: dict[tuple[str, int], tuple[float, Addresses]] = {}
         self._sign_in = EntraSignIn()
+        self.alarm_clock = AlarmClock()
+        """For the requests of this session."""
         self._tls = tls
         self._sweep: asyncio.TimerHandle | None = None
 

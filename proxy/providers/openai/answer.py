@@ -25,7 +25,7 @@ from proxy.providers.model import Finished, ModelDelta, ModelRequest, Take, Tool
 from proxy.providers.openai.batch_delivery import BatchDelivery
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
-from proxy.providers.timeouts import Alarm, ModelLimits
+from proxy.providers.timeouts import Alarm, AlarmClock, ModelLimits
 from proxy.turns.text_relay import OpenRelay
 
 _FOR_REUSE = 0.05
@@ -48,6 +48,7 @@ class AnsweringModel(Protocol):
 
     provider: str
     """What provider state is bound to."""
+    alarm_clock: AlarmClock
 
     def send(self, request: ModelRequest) -> Awaitable[Accepted]:
         """Send the request, and return its response when the head came.
@@ -75,7 +76,7 @@ class ProviderAnswer:
         self._limits = limits
         self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
-        self._alarm = Alarm(self._give_up)
+        self._alarm = Alarm(model.alarm_clock, self._give_up)
         self._response: Response | None = None
         self._is_whole = False
         self._start: bytes | None = None

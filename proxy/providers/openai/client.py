@@ -63,6 +63,7 @@ class OpenAIWireModel:
         self.name = definition.model
         """The model's name at its provider."""
         self._session = session
+        self.alarm_clock = session.alarm_clock
         self._limits = limits or ModelLimits()
         self._endpoints = {
             "chat": endpoint_of(definition, "chat", "completions"),

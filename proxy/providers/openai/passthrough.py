@@ -117,7 +117,7 @@ class PassthroughAnswer:
         self._first = self._limits.first_token if is_stream else model._time_limit
         self._idle = self._limits.idle if is_stream else model._time_limit
         self._response: Response | None = None
-        self._alarm = Alarm(self._give_up)
+        self._alarm = Alarm(model._session.alarm_clock, self._give_up)
         self._whole: bytes | None = None
         self._start = b""
         """The first bytes of the body, which were read to distinguish JSON from an event stream."""

@@ -23,7 +23,7 @@ from proxy.providers.openai.chunk_relay import chunk_relay, varying_chunk_relay
 from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
-from proxy.providers.timeouts import Alarm, ModelLimits
+from proxy.providers.timeouts import Alarm, AlarmClock, ModelLimits
 from proxy.routes.client_connection import ClientConnection, StreamTimeouts
 from proxy.routes.streaming import stream
 from proxy.turns.live import LiveTurn
@@ -439,7 +439,7 @@ async def test_a_read_is_passed_on_while_nothing_has_ended_the_relay(ended_by: s
 
     data, read = event(" word"), chunk(event(" word"))
     relay = TextRelay(write, b"", lambda: ended_by == "reader")
-    alarm = Alarm(lambda: None)
+    alarm = Alarm(AlarmClock(), lambda: None)
     parsed: list[bytes] = []
     limits = 1.0, len(read) - (ended_by == "size"), lambda: ended_by == "end of the call", parsed.append
     if is_varying:
