@@ -13,7 +13,7 @@ The loop is stateless; all state is in ``TurnState``. Rules for a reply with sev
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -28,10 +28,10 @@ from proxy.agents.model_request import call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import ServerCalls, append_tool_result, unknown_tool
-from proxy.agents.turn_state import TurnState
+from proxy.agents.turn_state import DelegatePause, TurnState
 from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
-from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item
+from proxy.messages import DelegateRecord, FinishReason, FunctionTool, HandoffRecord, Item
 from proxy.providers.capabilities import Abilities
 from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
@@ -74,8 +74,11 @@ class AgentLoop:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self._server_calls = ServerCalls(agent)
-        self._has_fixed_tools = not any(map(can_become_unavailable, agent.tools.values()))
         self._handoff_specs = tuple(target.spec for target in agent.handoff_targets.values())
+        # The usual case, computed once: the tools of each call until the limit of handoffs is reached.
+        self._fixed_tools: Sequence[FunctionTool] | None = None
+        if not (agent.delegations or any(map(can_become_unavailable, agent.tools.values()))):
+            self._fixed_tools = (*self._server_calls.specs.values(), *self._handoff_specs)
         self._has_handover_data = any(target.input is not None for target in agent.handoff_targets.values())
         self._has_no_tools = not (agent.tools or agent.handoff_targets or agent.delegations)
 
@@ -148,14 +151,14 @@ class AgentLoop:
         return await self._handle_calls(state, [resumed_call(call) for call in resumed.calls])
 
     def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
+        """Append a reply without calls, or whose calls are discarded, to the messages of the turn; it is the answer."""
+        turn, finish_reason = state.turn, reply.finish_reason
         message = assistant_message("".join(reply.text), "".join(reply.refusal), [])
         # The state of discarded calls belongs to a message that does not exist.
         provider_state = reply.provider_state if not reply.calls else None
-        item = Item(message, agent=self.agent.name, state=provider_state, tokens=reply.tokens)
-        state.turn.items.append(item)
-        state.turn.draft.clear()
-        is_cut = reply.finish_reason in ("length", "content_filter")
-        return AgentAnswered(reply.finish_reason if is_cut else "stop")
+        turn.items.append(Item(message, self.agent.name, state=provider_state, tokens=reply.tokens))
+        turn.draft.clear()
+        return AgentAnswered(finish_reason if finish_reason in ("length", "content_filter") else "stop")
 
     def _append_calls(self, state: TurnState, reply: ModelReply) -> None:
         """Append a reply with calls to the messages of the turn."""
@@ -187,16 +190,14 @@ class AgentLoop:
         return state.compactor.estimate(self.agent, history, cut, view, size)
 
     def _own_tools(self, state: TurnState) -> Sequence[FunctionTool]:
+        """Return the tools, delegates and handoffs that the agent may call now."""
+        can_hand_off = state.handoffs < state.limits.max_handoffs
+        if self._fixed_tools is not None and can_hand_off:
+            return self._fixed_tools
         specs = self._server_calls.specs
-        if self._has_fixed_tools:
-            tools: Iterable[FunctionTool] = specs.values()
-        else:
-            tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
-        delegates = self._server_calls.delegation_specs
-        if delegates and not state.can_delegate:
-            delegates = []
-        handoffs = self._handoff_specs if state.handoffs < state.limits.max_handoffs else ()
-        return [*tools, *delegates, *handoffs]
+        tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
+        delegates = self._server_calls.delegation_specs if state.can_delegate else ()
+        return [*tools, *delegates, *(self._handoff_specs if can_hand_off else ())]
 
     async def _handle_calls(self, state: TurnState, calls: Sequence[Call]) -> AgentOutcome | None:
         """Handle all calls of a reply; None if the model has to be called again with the results."""
@@ -211,12 +212,14 @@ class AgentLoop:
         if "approval" in kinds:
             results |= without_question(state, calls, has_client_calls=bool(pending))
             unapproved = [call for call in calls if call.kind == "approval" and call.id not in results]
-        pauses = (
-            [state.pauses.pop(call.id) for call in calls if call.id in state.pauses] if state.pauses else ()
-        )
-        records = {} if pending else {pause.call_id: pause.record for pause in pauses}
-        if pending:
-            results |= {pause.call_id: REPEAT_LATER for pause in pauses}
+        pauses: Sequence[DelegatePause] = ()
+        records: Mapping[str, DelegateRecord] = {}
+        if state.pauses:
+            pauses = [state.pauses.pop(call.id) for call in calls if call.id in state.pauses]
+            if pending:
+                results |= {pause.call_id: REPEAT_LATER for pause in pauses}
+            else:
+                records = {pause.call_id: pause.record for pause in pauses}
         can_hand_off = not (pending or unapproved or pauses)
         handoff: Call | None = None
         record: HandoffRecord | None = None

@@ -9,6 +9,7 @@ and results of server tools.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -68,6 +69,7 @@ RULES: Sequence[Rule] = (
     entry_agent,
 )
 """The rules in order; each returns None if it does not apply."""
+_MESSAGE = attrgetter("message")
 
 
 class ResolvedTurn(Struct, frozen=True):
@@ -273,7 +275,8 @@ def _without_instructions(
     items: Sequence[Item],
 ) -> tuple[Sequence[SystemMessage | DeveloperMessage], Sequence[Item]]:
     """Return the instructions among the items of a branch, and the other items."""
-    if not has_instructions([item.message for item in items]):
+    # A branch has thousands of items, and hardly one has instructions.
+    if not has_instructions(map(_MESSAGE, items)):
         return (), items
     instructions = [message for item in items if is_instruction(message := item.message)]
     return instructions, [item for item in items if not is_instruction(item.message)]

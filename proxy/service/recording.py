@@ -23,7 +23,7 @@ from proxy.events import (
     decode_journal,
     encode_journal,
 )
-from proxy.messages import AssistantMessage, FinishReason, Item, ToolCall, ToolMessage, Usage, text_of
+from proxy.messages import AssistantMessage, FinishReason, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
 from proxy.turns.contract import TeamOutcome
 from proxy.turns.live import CancelReason, LiveTurn
@@ -94,7 +94,9 @@ def end_of(
     is_history = has_answer or (turn.ran_tools and is_stored)
     fingerprint = digest = None
     if is_history:
-        digest = _answer_digest(context, items, pending, text)
+        # Clients that use the deprecated functions get no id for a call, which is therefore found by its content.
+        call = pending_call(items, pending) if context.request.uses_functions else None
+        digest = resolved.transcript.call(call.function) if call else last_answer_of(resolved.scope, text)
         # The client shows the answer as a part of the message that it continues.
         fingerprint = resolved.transcript.answer(resolved.continued + text, is_call=bool(pending))
     # The required fields by position: with more than 15 keyword arguments, a call builds a dictionary of them.
@@ -183,16 +185,6 @@ def step_turn(step: Step, following: NewTurn, turn_id: str) -> CompletedTurn:
 def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Pause:
     approvals = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in outcome.approvals]
     return Pause(approvals, encode_options_of(turn, uses_functions=context.request.uses_functions))
-
-
-def _answer_digest(
-    context: StoredTurnContext, items: Sequence[Item], pending: Sequence[str], text: str
-) -> bytes | None:
-    """Return the digest that finds the turn by its last answer, or by its call if clients get no id for calls."""
-    call = pending_call(items, pending) if context.request.uses_functions else None
-    if call is not None:
-        return context.resolved.transcript.call(call.function)
-    return last_answer_of(context.resolved.scope, text)
 
 
 def _status_of(closing: ClosingEvent) -> tuple[TurnStatus, str | None]:

@@ -118,19 +118,25 @@ class TurnStart:
         )
         turn = turn_of(request, new, resolved, self._approvals)
         rules = self._disconnect_rules(request, team)
-        context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
+        context = StoredTurnContext(request, resolved)
+        is_continuation = resolved.step is not None or resolved.resumption is not None
+        if is_continuation:
+            context.continues_approvals = continues_approvals(resolved)
         live = LiveTurn(new.id, conversation_id=new.conversation_id, began=now, memory=self._lives.memory)
         # A checkpoint has the content of the turn, as its continuation after a question has.
         checkpoints = self._checkpoints if turn.may_ask else None
-        is_lasting = checkpoints is not None and _has_checkpoints_from_begin(request, rules)
+        # Checkpoints from the begin.
+        is_lasting = checkpoints is not None and (
+            rules.grace is None or rules.has_key or request.in_background
+        )
         if is_lasting:
             new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
-        elif not slot and self._may_run_before_begin(request, resolved):
+        elif not (is_continuation or slot) and self._may_run_before_begin(request, resolved):
             # The call of the model and the commit take place at the same time.
             turn.begin = asyncio.get_running_loop().create_future()
             self._runner.start(live, team, turn, context)
         try:
-            begun = await self._begin(new, resolved)
+            begun = await (self._begin_after(new, resolved) if is_continuation else self._history.begin(new))
         except BaseException as error:
             await self._withdraw(live, turn, error)
             raise
@@ -153,8 +159,6 @@ class TurnStart:
         """
         if not self._is_store_available or request.idempotency_key is not None:
             return False
-        if resolved.step is not None or resolved.resumption is not None:
-            return False
         if resolved.conversation_id is None:
             return True
         if request.conversation_id is None:
@@ -162,11 +166,11 @@ class TurnStart:
             return False
         return not (resolved.is_running or self._lives.has_turn_of(resolved.conversation_id))
 
-    def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Awaitable[Begun | None]:
-        """Write the turn as running; None if it waits for further approval decisions."""
+    def _begin_after(self, new: NewTurn, resolved: ResolvedTurn) -> Awaitable[Begun | None]:
+        """Write a turn as running that follows a part of a turn, or a question; None if more decisions are missing."""
+        resumption = resolved.resumption
         if resolved.step is not None:
             return self._history.begin(new, parent=step_turn(resolved.step, new, new_turn_id()))
-        resumption = resolved.resumption
         if resumption is None or resumption.update is None:
             return self._history.begin(new)
         return self._approvals.resume(new, resumption.update)
@@ -189,11 +193,6 @@ class TurnStart:
             has_key=request.idempotency_key is not None,
             is_repeatable=request.is_repeatable,
         )
-
-
-def _has_checkpoints_from_begin(request: TurnRequest, rules: DisconnectRules) -> bool:
-    """Whether a turn has checkpoints before another client follows it: it can end without the one that began it."""
-    return rules.grace is None or request.in_background or request.idempotency_key is not None
 
 
 def ignored_parameters(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:
