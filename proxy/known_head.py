@@ -10,7 +10,7 @@ from proxy.http_head import RawHeaders
 from proxy.routes.request_body import RequestHeaders, decoded_headers
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
-_MAX_DIGITS = 15
+_MAX_DIGITS = 16
 _MAX_BYTES = 4096
 """Larger heads are not held in memory, where they take three times their size."""
 _OF_ONE_REQUEST = frozenset(("headers", "state", "extensions"))
@@ -38,9 +38,14 @@ class KnownHead:
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the digits of ``Content-Length`` and what follows the head; None if the data have another head."""
-        head, end, body = data.partition(self._end)
-        digits = head.removeprefix(self._start)
-        return (digits, body) if end and digits.isdigit() and len(digits) <= _MAX_DIGITS else None
+        start, end = self._start, self._end
+        if not data.startswith(start):
+            return None
+        at = data.find(b"\r", len(start), len(start) + _MAX_DIGITS)
+        digits = data[len(start) : at]
+        if not digits.isdigit() or not data.startswith(end, at):
+            return None
+        return digits, data[at + len(end) :]
 
     def scope_of(self, digits: bytes, state: dict[str, Any]) -> dict[str, Any]:
         """Return the ASGI scope of a request with this ``Content-Length`` and ``state``, to which headers are added."""
