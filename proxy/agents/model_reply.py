@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Collection, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.agents.agent import Agent
 from proxy.agents.call import Call, CallKind, new_call_id
@@ -47,15 +47,15 @@ from proxy.tracing import UNRECORDED, TraceSpan, is_traced
 from proxy.turns.text_relay import TextRelay
 
 
-class ModelReply(Struct):
+class ModelReply(Struct, frozen=True):
     """The reply of a model, in pieces."""
 
-    text: list[str] = []
-    refusal: list[str] = []
-    calls: list[Call] = []
-    finish_reason: FinishReason = "stop"
-    provider_state: ProviderState | None = None
-    tokens: int | None = None
+    text: list[str]
+    refusal: list[str]
+    calls: list[Call]
+    finish_reason: FinishReason
+    provider_state: ProviderState | None
+    tokens: int | None
     """Size of the context after the reply, if it is known and not small."""
 
 
@@ -127,93 +127,113 @@ async def _traced_reply(
 async def _stream_reply(
     agent: Agent, state: TurnState, request: ModelRequest, traced: TraceSpan, *, may_repeat: bool
 ) -> ModelReply:
-    reply = ModelReply()
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
     held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
-    call = _ModelCall(agent.model.name)
-    receiver = _ReplyReceiver(agent, state, reply, held, call, traced)
+    receiver = _ReplyReceiver(agent, state, traced, held)
+    began = time.monotonic()
+    has_begun = is_repeated = False
     try:
         async with agent.model.stream(request) as batches:
             forward = forward_of(batches)
             async for batch in batches:
+                has_begun = True
                 if not receiver.take(batch):
                     await state.sink.drain()
-                if call.is_finished:
+                if receiver.finished is not None:
                     break
                 # Not held while the next ones are waited for.
                 del batch
                 while forward is not None and not await forward(receiver.take, receiver.open_relay):
                     await state.sink.drain()
     except ContextLengthExceeded as failure:
-        call.is_repeated = may_repeat and not call.has_begun
-        if call.is_repeated:
+        is_repeated = may_repeat and not has_begun
+        if is_repeated:
             raise ContextTooLong(failure) from None
         raise
     finally:
-        if not call.is_repeated:
-            state.add_tokens(call.usage.completion if call.usage else 0)
-            seconds = time.monotonic() - call.began
+        if not is_repeated:
+            called = receiver.called(time.monotonic() - began)
+            state.add_tokens(called.usage.completion if called.usage else 0)
             # As a batch: hardly a format has a frame for it that is worth the wake-up of a reader.
-            state.sink.emit_batch((ModelCalled(agent.name, call.name, call.usage, seconds, call.cost),))
-    if call.usage is not None:
-        reply.tokens = reported_size(agent, call.usage)
-    if held is not None and reply.calls:
-        reply.text.clear()
-    for text in held or ():
-        if not reply.calls:
-            state.turn.draft.append(text.text)
-            state.sink.emit(text)
-    return reply
-
-
-class _ModelCall(Struct):
-    """The facts of a call that its event reports."""
-
-    name: str
-    usage: Usage | None = None
-    cost: float | None = None
-    began: float = field(default_factory=time.monotonic)
-    has_begun: bool = False
-    is_finished: bool = False
-    """Whether the last delta came."""
-    is_repeated: bool = False
+            state.sink.emit_batch((called,))
+    if held is not None:
+        receiver.release_held()
+    return receiver.reply()
 
 
 class _ReplyReceiver:
-    """Adds the deltas of a model to the reply, and emits their events."""
+    """Collects the deltas of a model, and emits their events."""
+
+    __slots__ = (
+        "_agent",
+        "_calls",
+        "_client_names",
+        "_draft",
+        "_emit_batch",
+        "_held",
+        "_is_streamed",
+        "_refusal",
+        "_state",
+        "_text",
+        "_traced",
+        "_usage",
+        "finished",
+    )
 
     def __init__(
-        self,
-        agent: Agent,
-        state: TurnState,
-        reply: ModelReply,
-        held: list[TextDelta] | None,
-        call: _ModelCall,
-        traced: TraceSpan,
+        self, agent: Agent, state: TurnState, traced: TraceSpan, held: list[TextDelta] | None
     ) -> None:
         """``held`` gets the text that is not emitted; None to emit all of it."""
+        self.finished: Finished | None = None
+        """The last delta, once it has arrived."""
         self._agent = agent
         self._state = state
-        self._reply = reply
-        self._held = held
-        self._call = call
         self._traced = traced
+        self._held = held
+        self._text: list[str] = []
+        self._refusal: list[str] = []
+        self._calls: list[Call] = []
+        self._usage: Usage | None = None
+        self._draft = state.turn.draft
         self._is_streamed = state.turn.is_streamed
         self._emit_batch = state.sink.emit_batch
         self._client_names: Collection[str] | None = None
 
+    def called(self, seconds: float) -> ModelCalled:
+        """Return the event of the call, which took ``seconds``. The call may have failed."""
+        agent, finished = self._agent, self.finished
+        if finished is None:
+            return ModelCalled(agent.name, agent.model.name, self._usage, seconds)
+        return ModelCalled(
+            agent.name, finished.model or agent.model.name, finished.usage, seconds, finished.cost
+        )
+
+    def reply(self) -> ModelReply:
+        """Return the complete reply."""
+        finished = self.finished or Finished("stop")
+        tokens = reported_size(self._agent, finished.usage) if finished.usage is not None else None
+        return ModelReply(self._text, self._refusal, self._calls, finished.reason, finished.state, tokens)
+
+    def release_held(self) -> None:
+        """Emit the text that was held, or drop all text of a reply with calls."""
+        if self._calls:
+            self._text.clear()
+            return
+        for delta in self._held or ():
+            self._draft.append(delta.text)
+            self._state.sink.emit(delta)
+
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
-        self._call.has_begun = True
-        reply, draft = self._reply, self._state.turn.draft
+        text, draft = self._text, self._draft
         if type(batch) is TextBatch and self._held is None and self._is_streamed:
-            reply.text += batch.texts
+            text += batch.texts
             draft += batch.texts
             return self._emit_batch(batch)
         events: list[Event] = []
         for delta in batch if self._is_streamed else with_joined_text(batch):
             if type(delta) is TextDelta:
-                reply.text.append(delta.text)
+                text.append(delta.text)
                 if self._held is None:
                     draft.append(delta.text)
                     events.append(delta)
@@ -233,73 +253,59 @@ class _ReplyReceiver:
         return relay
 
     def _record(self, texts: Sequence[str], times: Sequence[float]) -> None:
-        self._reply.text += texts
-        self._state.turn.draft += texts
+        self._text += texts
+        self._draft += texts
 
     def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
-        reply, call = self._reply, self._call
+        # Each answer ends with one. A pattern that does not match takes longer than a function call.
+        if type(delta) is Finished:
+            self.finished = delta
+            if self._traced.is_recording:
+                record_reply(self._traced, delta, self._text, self._calls)
+            return
         match delta:
             case ToolCallPiece():
-                if self._client_names is None:
-                    tools = client_tools_of(self._agent, self._state)
-                    self._client_names = {tool.name for tool in tools} if tools else ()
-                _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
-            case ReasoningDelta():
+                self._add_call_piece(delta, events)
+            case ReasoningDelta() | ParametersIgnored():
                 events.append(delta)
-            case Finished():
-                call.is_finished = True
-                reply.finish_reason = delta.reason
-                call.usage, call.cost = delta.usage, delta.cost
-                reply.provider_state = delta.state
-                call.name = delta.model or call.name
-                if self._traced.is_recording:
-                    record_reply(self._traced, delta, reply.text, reply.calls)
             case UsagePiece():
-                call.usage = delta.usage
+                self._usage = delta.usage
             case RefusalDelta():
-                reply.refusal.append(delta.text)
+                self._refusal.append(delta.text)
                 events.append(delta)
-            case ParametersIgnored():
-                events.append(delta)
-            case TextDelta() | RemoteEvent():
+            case TextDelta() | RemoteEvent() | Finished():
                 pass
 
+    def _add_call_piece(self, piece: ToolCallPiece, events: list[Event]) -> None:
+        state, calls = self._state, self._calls
+        if piece.index == len(calls):
+            name = piece.name or ""
+            kind = self._kind(name)
+            if kind == "client" and not state.turn.parallel_tool_calls and self._has_client_call():
+                kind = "surplus"
+            call = Call(new_call_id(), name, kind)
+            calls.append(call)
+            if kind == "client":
+                call.client_index = state.client_calls
+                state.client_calls += 1
+                events.append(ClientToolCall(call.client_index, call.id, name))
+        call = calls[piece.index]
+        if piece.arguments:
+            call.arguments.append(piece.arguments)
+            if call.kind == "client":
+                events.append(ClientToolArguments(call.client_index, piece.arguments))
 
-def _add_call_piece(
-    agent: Agent,
-    state: TurnState,
-    reply: ModelReply,
-    piece: ToolCallPiece,
-    client_names: Collection[str],
-    events: list[Event],
-) -> None:
-    if piece.index == len(reply.calls):
-        name = piece.name or ""
-        kind = _kind(agent, state, name, client_names)
-        if kind == "client" and not state.turn.parallel_tool_calls and _has_client_call(reply):
-            kind = "surplus"
-        call = Call(new_call_id(), name, kind)
-        reply.calls.append(call)
-        if kind == "client":
-            call.client_index = state.client_calls
-            state.client_calls += 1
-            events.append(ClientToolCall(call.client_index, call.id, name))
-    call = reply.calls[piece.index]
-    if piece.arguments:
-        call.arguments.append(piece.arguments)
-        if call.kind == "client":
-            events.append(ClientToolArguments(call.client_index, piece.arguments))
+    def _kind(self, name: str) -> CallKind:
+        agent, state = self._agent, self._state
+        if name in agent.delegations and state.can_delegate:
+            return "server"
+        if name in agent.tools:
+            return "approval" if name in agent.approvals else "server"
+        if name in agent.handoff_targets and state.handoffs < state.limits.max_handoffs:
+            return "handoff"
+        if self._client_names is None:
+            self._client_names = {tool.name for tool in client_tools_of(agent, state)}
+        return "client" if name in self._client_names else "unknown"
 
-
-def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[str]) -> CallKind:
-    if name in agent.delegations and state.can_delegate:
-        return "server"
-    if name in agent.tools:
-        return "approval" if name in agent.approvals else "server"
-    if name in agent.handoff_targets and state.handoffs < state.limits.max_handoffs:
-        return "handoff"
-    return "client" if name in client_names else "unknown"
-
-
-def _has_client_call(reply: ModelReply) -> bool:
-    return any(call.kind == "client" for call in reply.calls)
+    def _has_client_call(self) -> bool:
+        return any(call.kind == "client" for call in self._calls)
