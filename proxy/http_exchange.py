@@ -27,7 +27,7 @@ from proxy.routes.server_extensions import (
     START_WITH_BODY,
     Disconnect,
 )
-from proxy.wire.chunk_sizes import size_line, size_lines
+from proxy.wire.chunk_sizes import size_lines
 from proxy.wire.errors import envelope, error_response, headers_of
 
 logger = logging.getLogger("uvicorn.error")
@@ -385,8 +385,7 @@ class HttpExchange:
             # ``is_ready`` without the call, see ``turns.text_relay``.
             if flow.write_paused or self.is_over:
                 return False
-            line = size_lines.get(size + len(text)) or size_line(size + len(text))
-            write(line + start + text + last)
+            write(size_lines[size + len(text)] + start + text + last)
             return True
 
         return write_text

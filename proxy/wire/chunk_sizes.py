@@ -5,20 +5,21 @@ from __future__ import annotations
 _MOST = 2048
 _END = len(b"\r\n")
 
-size_lines: dict[int, bytes] = {}
-"""What ``size_line`` has returned, to be read without a call."""
-known_lines: dict[int, bytes] = {}
-"""What ``line_of_chunk`` has returned, to be read without a call."""
 
+class _SizeLines(dict[int, bytes]):
+    """The line before each number of bytes, formatted when it is read; those of small chunks are retained."""
 
-def size_line(size: int) -> bytes:
-    """Return the line before ``size`` bytes."""
-    line = size_lines.get(size)
-    if line is None:
+    def __missing__(self, size: int) -> bytes:
         line = b"%x\r\n" % size
         if size < _MOST:
-            size_lines[size] = line
-    return line
+            self[size] = line
+        return line
+
+
+size_lines = _SizeLines()
+size_line = size_lines.__getitem__
+known_lines: dict[int, bytes] = {}
+"""What ``line_of_chunk`` has returned, to be read without a call."""
 
 
 def line_of_chunk(length: int) -> bytes:
