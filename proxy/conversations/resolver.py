@@ -162,17 +162,15 @@ class ConversationResolver:
         return known
 
     async def _first_match(self, query: ResolverQuery) -> Resolution:
+        """Return what the first rule that applies has found, unless the request repeats that of an earlier turn."""
+        match: RuleMatch | UnrelatedMessages | RunningMatch | None = None
         for rule in RULES:
             match = await rule(query)
-            if isinstance(match, RuleMatch):
-                return await self._resolved_or_repeated(query, match)
             if match is not None:
-                return match
-        raise AssertionError("the last rule matches every request")
-
-    async def _resolved_or_repeated(
-        self, query: ResolverQuery, match: RuleMatch
-    ) -> ResolvedTurn | RunningMatch | Repetition:
+                break
+        assert match is not None, "the last rule matches every request"
+        if not isinstance(match, RuleMatch):
+            return match
         resolved = _resolved(query, match)
         if match.step is not None or resolved.continued:
             return resolved

@@ -7,8 +7,6 @@ checkpoint has the content of the turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 from msgspec import Struct
 
@@ -17,6 +15,7 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import TurnLeaseLost
 from proxy.events import ApprovalDecided, encode_journal
 from proxy.service.disconnect_rules import DisconnectRules
+from proxy.service.recording import StoredTurnContext
 from proxy.service.resumption import SavedRequestOptions, options_of
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository
 from proxy.turns.live import LiveTurn
@@ -133,17 +132,17 @@ def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: 
 class CheckpointLog(Struct, eq=False):
     """``turns.steps.StepLog`` of one turn.
 
-    ``first`` returns the first checkpoint, and ``is_saved`` is whether it is stored. ``number`` is that of the next
-    checkpoint.
+    ``is_saved`` is whether the first checkpoint is stored, and ``first`` its state if another worker has stored it.
+    ``number`` is that of the next checkpoint.
     """
 
     repository: CheckpointRepository
     live: LiveTurn
     turn: Turn
-    key: int
-    fence: int
-    first: Callable[[], bytes]
+    context: StoredTurnContext
+    rules: DisconnectRules
     is_saved: bool
+    first: bytes | None = None
     number: int = 1
     _saved_items: int = 0
     _saved_events: int = 0
@@ -160,9 +159,10 @@ class CheckpointLog(Struct, eq=False):
         new = entries[self._saved_events :]
         journal = encode_journal([entry.event for entry in new], [entry.time for entry in new])
         state = encode(SavedStep(step, self.live.takeovers))
-        checkpoint = Checkpoint(self.key, self.fence, self.number, state, items[self._saved_items :], journal)
+        key, fence = self.context.key, self.context.fence
+        checkpoint = Checkpoint(key, fence, self.number, state, items[self._saved_items :], journal)
         # The first one alone would let another worker run all steps again.
-        first = [] if self.is_saved else [Checkpoint(self.key, self.fence, 0, self.first())]
+        first = [] if self.is_saved else [Checkpoint(key, fence, 0, self._first())]
         if not await self.repository.save(*first, checkpoint):
             raise TurnLeaseLost
         self.is_saved, self._is_suspended = True, False
@@ -172,9 +172,14 @@ class CheckpointLog(Struct, eq=False):
     async def suspend(self) -> None:
         """Delete the checkpoints. The next one has the whole turn so far."""
         if self.is_saved:
-            await self.repository.discard(self.key, fence=self.fence)
+            await self.repository.discard(self.context.key, fence=self.context.fence)
             self.is_saved, self._is_suspended = False, True
             self.continue_after(0, items=0, events=0)
+
+    def _first(self) -> bytes:
+        if self.first is not None:
+            return self.first
+        return saved_turn(self.turn, self.context.request, self.context.resolved, self.rules)
 
     def continue_after(self, number: int, *, items: int, events: int) -> None:
         """Continue after the checkpoint with this number, up to which these numbers of items and events are saved."""

@@ -92,16 +92,17 @@ class TakeOver(Struct, frozen=True):
         if not steps:
             turn.continuation = await self._continuation(record, saved)
         log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)
+        context = StoredTurnContext(request, resolved, None, taken.fence, saved.continues_approvals)
+        rules = saved.rules.restored()
         recorded = CheckpointLog(
-            self.checkpoints, live, turn, record.turn, taken.fence, lambda: first.state, is_saved=True
+            self.checkpoints, live, turn, context, rules, is_saved=True, first=first.state
         )
         if steps:
             recorded.continue_after(steps[-1].number, items=len(turn.items), events=len(log.entries))
         turn.steps = recorded
         if not steps:
             recorded.continue_after(0, items=0, events=0)
-        context = StoredTurnContext(request, resolved, None, taken.fence, saved.continues_approvals)
-        return RestoredTurn(live, turn, context, saved.rules.restored(), log)
+        return RestoredTurn(live, turn, context, rules, log)
 
     async def give_up(self, taken: TakenOver) -> None:
         """Interrupt a turn that cannot be continued.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -144,8 +143,7 @@ class TurnStart:
         if begun is None:
             return None
         if checkpoints is not None:
-            first = partial(saved_turn, turn, request, resolved, rules)
-            turn.steps = CheckpointLog(checkpoints, live, turn, begun.turn, 0, first, is_lasting)
+            turn.steps = CheckpointLog(checkpoints, live, turn, context, rules, is_lasting)
         self._launcher.launch(begun, live, team, turn, context, rules)
         return TurnHandle(
             live, new.id, now, new.conversation_id, resolved.match, resolved.agent, ignored=ignored

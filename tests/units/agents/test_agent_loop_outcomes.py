@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from proxy.agents.agent import Delegation
 from proxy.agents.agent_loop import (
     AgentAnswered,
     AgentHandedOff,
@@ -15,7 +17,7 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.approval_question import WAITING
-from proxy.agents.turn_state import TurnState
+from proxy.agents.turn_state import DelegateJob, TurnState
 from proxy.errors import ResponseFormatNotMet
 from proxy.events import Handoff, RefusalDelta, TextDelta
 from proxy.messages import (
@@ -30,6 +32,7 @@ from proxy.messages import (
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Finished, ModelDelta, ToolCallPiece
 from proxy.teamfiles.definitions import Limits
+from proxy.turns.contract import TeamOutcome
 from proxy.turns.structured_output import compile_response_format
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
 from tests.fakes.teams import FixedTool, RememberingSink, agent, turn_of
@@ -158,6 +161,42 @@ async def test_a_handoff_over_the_limit_is_an_error_for_the_model() -> None:
     assert found == AgentAnswered("stop")
     assert results_of(state) == ["error: no further transfers in this turn; answer the user yourself"]
     assert [request.tools for request in model.requests] == [(), ()]
+
+
+class RemoteTool(FixedTool):
+    """A tool whose server can become unavailable."""
+
+    is_offered = True
+
+
+@pytest.mark.parametrize("remote", [None, True, False], ids=["no remote tool", "available", "unavailable"])
+@pytest.mark.parametrize("has_delegate", [False, True])
+@pytest.mark.parametrize("can_delegate", [False, True])
+@pytest.mark.parametrize("max_handoffs", [0, 1])
+async def test_a_model_gets_the_tools_delegates_and_handoffs_that_it_can_call_now(
+    remote: bool | None, has_delegate: bool, can_delegate: bool, max_handoffs: int
+) -> None:
+    async def run(job: DelegateJob) -> TeamOutcome:
+        raise AssertionError
+
+    tools = [FixedTool("shelf"), *([RemoteTool("remote")] if remote is not None else [])]
+    delegates = {"ask_expert": Delegation(FunctionTool("ask_expert"), "expert")} if has_delegate else {}
+    model, state = ScriptedModel(says("Hi")), state_of(limits=Limits(max_handoffs=max_handoffs))
+    state.run_delegate = run if can_delegate else None
+    loop = AgentLoop(replace(agent("triage", model, tools=tools, hands_to=["sales"]), delegations=delegates))
+    # After the loop was made: it can change at any time.
+    if isinstance(tools[-1], RemoteTool):
+        tools[-1].is_offered = remote is True
+
+    await loop.run(state)
+
+    expected = [
+        "shelf",
+        *(["remote"] if remote else []),
+        *(["ask_expert"] if has_delegate and can_delegate else []),
+        *(["transfer_to_sales"] if max_handoffs else []),
+    ]
+    assert [[tool.name for tool in request.tools] for request in model.requests] == [expected]
 
 
 async def test_a_call_of_a_client_tool_is_pending_and_prevents_a_handoff() -> None:
