@@ -94,9 +94,11 @@ class HandoffExtensionEncoder(Struct):
 
     def encode(self, event: Event) -> ExtensionUpdate | None:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
+        # The most frequent events first: a pattern that does not match takes longer than a function call.
+        if type(event) is TextDelta:
+            return self._output()
         if type(event) in _UNREPORTED:
             return None
-        # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
             case Started():
                 self._agents.append(event.agent)
@@ -109,8 +111,7 @@ class HandoffExtensionEncoder(Struct):
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case TextDelta() | RefusalDelta() | ClientToolCall():
-                update = self._agent_speaking()
-                return self._with_active_agent(update) if self.has_status else update
+                return self._output()
             case Handoff():
                 return self._handoff(event)
             case ToolStarted():
@@ -173,12 +174,13 @@ class HandoffExtensionEncoder(Struct):
         extension_event = ExtensionEvent("agent.speaking", self._agent, progress=self._percent)
         return ExtensionUpdate(extension_event) if self.mode in _WITH_OBJECTS else None
 
-    def _with_active_agent(self, update: ExtensionUpdate | None) -> ExtensionUpdate | None:
-        """Add a status that names the active agent, unless the last status does.
+    def _output(self) -> ExtensionUpdate | None:
+        """Return the update before output of the active agent, with a status that names it, unless the last one does.
 
         Open WebUI keeps the last status of a turn above the message.
         """
-        if self._status_agent == self._agent or self.mode not in _WITH_REASONING:
+        update = self._agent_speaking()
+        if not self.has_status or self._status_agent == self._agent or self.mode not in _WITH_REASONING:
             return update
         self._status_agent = self._agent
         status = StatusEvent(data=StatusData(self._agent, done=True))

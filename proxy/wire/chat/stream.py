@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
+
+from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
     AgentSpeaking,
@@ -56,6 +58,10 @@ from proxy.wire.errors import envelope, failure_of, stream_error
 from proxy.wire.events import sse
 
 _CLOSING = frozenset((Completed, Failed, Cancelled))
+_ROLE = b'{"role":"assistant","content":null}'
+_TEXT_ROLE = b'{"role":"assistant","content":"","refusal":null}'
+_REFUSAL_ROLE = b'{"role":"assistant","content":null,"refusal":""}'
+"""Deltas of the chunk with the role, before a text, a refusal, or anything else."""
 
 
 class ChunkEncoder:
@@ -65,6 +71,25 @@ class ChunkEncoder:
     have ids, except the last one, ``[DONE]``; for a reader that reconnects, those up to the position ``after`` are
     counted but not returned.
     """
+
+    __slots__ = (
+        "_after",
+        "_called",
+        "_extension",
+        "_has_ids",
+        "_has_role",
+        "_head",
+        "_is_flowing",
+        "_joints",
+        "_needs_content",
+        "_open_call",
+        "_options",
+        "_ran_tools",
+        "_refused",
+        "_tails",
+        "_text_head",
+        "_text_tail",
+    )
 
     def __init__(
         self, options: AnswerOptions, *, after: sse.Position = sse.START, has_ids: bool = False
@@ -158,33 +183,38 @@ class ChunkEncoder:
         self._is_flowing = type(event) is TextDelta or (self._is_flowing and not is_interrupted)
         if note is None:
             return self._answer(event)
-        role = self._role(content="" if isinstance(event, TextDelta) else None)
-        return [*role, self._extension_chunk(note), *self._answer(event)]
+        frames = [] if self._has_role else [self._role(_TEXT_ROLE if type(event) is TextDelta else _ROLE)]
+        frames.append(self._extension_chunk(note))
+        return frames + self._answer(event)
 
     def _answer(self, event: Event) -> list[bytes]:
         """Return the frames of an event that are part of the OpenAI API."""
-        # The most frequent events first.
+        # The most frequent events first: a pattern that does not match takes longer than a function call.
+        if type(event) is TextDelta:
+            text = self._text(event)
+            return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
         match event:
-            case TextDelta():
-                text = self._text(event)
-                return [text] if self._has_role else [*self._role(content=""), text]
-            case ReasoningDelta() | Started():
+            case Started():
                 pass
-            case ModelCalled() | Handoff():
-                self._joints.pause()
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
+            case ModelCalled() | Handoff():
+                self._joints.pause()
             case RefusalDelta():
                 self._refused = True
-                return [*self._role(content=None, refusal=""), self._refusal(event)]
+                refusal = self._refusal(event)
+                return [refusal] if self._has_role else [self._role(_REFUSAL_ROLE), refusal]
             case ClientToolCall():
-                return [*self._role(content=None), *self._close_call(), *self._call(event)]
+                role = [] if self._has_role else [self._role(_ROLE)]
+                return [*role, *self._close_call(), *self._call(event)]
             case ClientToolArguments():
                 return self._arguments(event)
             case ToolStarted() | DelegateEvent() | MemberTeamEvent():
                 self._ran_tools += started_tools(event)
             case (
-                ParametersIgnored()
+                TextDelta()
+                | ReasoningDelta()
+                | ParametersIgnored()
                 | ContextCompacted()
                 | ToolCompleted()
                 | ToolFailed()
@@ -202,16 +232,11 @@ class ChunkEncoder:
                 return [envelope(stream_error(failure_of(event, ran=self._ran_tools)))]
         return []
 
-    def _role(self, *, content: str | None, refusal: str | None = None) -> list[bytes]:
-        """Return the chunk with the role if it was not sent yet; it is the first chunk."""
-        if self._has_role:
-            return []
+    def _role(self, delta: bytes) -> bytes:
+        """Return the chunk with the role, which is the first one; ``delta`` is one of the constants."""
         self._has_role = True
-        self._needs_content = content is None
-        delta = {"role": "assistant", "content": content}
-        if content is not None or refusal is not None:
-            delta["refusal"] = refusal
-        return [self._head + encode(delta) + self._tails.first]
+        self._needs_content = delta is not _TEXT_ROLE
+        return self._head + delta + self._tails.first
 
     def _chunk(self, delta: Delta) -> bytes:
         return self._head + encode(delta) + self._tails.frame
@@ -262,7 +287,7 @@ class ChunkEncoder:
         return self._argument_piece(index, "{}")
 
     def _end(self, reason: FinishReason, closing: Completed | Cancelled) -> list[bytes]:
-        frames = [] if self._has_role else self._role(content="")
+        frames = [] if self._has_role else [self._role(_TEXT_ROLE)]
         if self._open_call is not None:
             frames += self._close_call()
         if self._needs_content and not (self._joints.has_text or self._refused or self._called):
@@ -279,13 +304,10 @@ class ChunkEncoder:
 
     def _extension_chunk(self, note: ExtensionUpdate) -> bytes:
         """Return a chunk without a delta of the message, with the extension next to ``choices``."""
-        delta = Delta(reasoning_content=note.reasoning) if note.reasoning else Delta()
-        chunk = self._chunk(delta)[:-1]
-        if note.event is not None:
-            chunk = b'%b,"handoff":%b' % (chunk, encode(note.event))
-        if note.status is not None:
-            chunk = b'%b,"event":%b' % (chunk, encode(note.status))
-        return chunk + b"}"
+        delta = encode(Delta(reasoning_content=note.reasoning)) if note.reasoning else b"{}"
+        event = b',"handoff":%b' % encode(note.event) if note.event is not None else b""
+        status = b',"event":%b' % encode(note.status) if note.status is not None else b""
+        return b"%b%b%b%b%b}" % (self._head, delta, self._tails.frame[:-1], event, status)
 
 
 class _Tails(NamedTuple):
@@ -316,16 +338,24 @@ def _tails(*, has_usage: bool, has_logprobs: bool) -> _Tails:
     )
 
 
+class _Head(Struct, frozen=True, kw_only=True):
+    """The common start of all chunks."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    service_tier: str | UnsetType = UNSET
+    system_fingerprint: str | UnsetType = UNSET
+
+
 def _head(options: AnswerOptions) -> bytes:
     """Return the common start of all chunks, without the closing brace."""
-    head: dict[str, Any] = {
-        "id": options.id,
-        "object": "chat.completion.chunk",
-        "created": options.created,
-        "model": options.model,
-    }
-    if options.service_tier is not None:
-        head["service_tier"] = options.service_tier
-    if options.system_fingerprint is not None:
-        head["system_fingerprint"] = options.system_fingerprint
+    head = _Head(
+        id=options.id,
+        created=options.created,
+        model=options.model,
+        service_tier=UNSET if options.service_tier is None else options.service_tier,
+        system_fingerprint=UNSET if options.system_fingerprint is None else options.system_fingerprint,
+    )
     return encode(head)[:-1]
