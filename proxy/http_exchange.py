@@ -35,9 +35,9 @@ logger = logging.getLogger("uvicorn.error")
 MAX_DISCARDED_BYTES = 64 * 1024
 """After an early response, the rest of a body of at most this size is read and discarded, and the connection stays
 usable. Clients would have to reconnect otherwise."""
-_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 """Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
-_LINE = b"%b: %b\r\n"
+_line_of = b": ".join
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
 
@@ -408,7 +408,7 @@ def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     Raises:
         RuntimeError: A name or a value is not valid.
     """
-    lines = b"".join(map(_LINE.__mod__, headers))
+    lines = b"\r\n".join([*map(_line_of, headers), b""])
     if lines.count(b"\r\n") != len(headers) or _LINES.fullmatch(lines) is None:
         raise RuntimeError("Invalid HTTP header.")
     return lines

@@ -394,6 +394,10 @@ def test_header_values_can_have_tabs_and_latin_1() -> None:
     assert header_lines([(b"x-a", b"b\tc\xe9"), (b"x-b", b"")]) == b"x-a: b\tc\xe9\r\nx-b: \r\n"
 
 
+def test_a_response_without_headers_has_no_lines() -> None:
+    assert header_lines([]) == b""
+
+
 # --- the application -------------------------------------------------------------------------------------------
 
 
