@@ -76,6 +76,23 @@ class _TaskLink:
             self._task.uncancel()
 
 
+class _OwnTokenContext(MessageContext):
+    """The context of a direct message without a token of its sender: the first handler that reads it creates one."""
+
+    def __init__(self, sender: AgentId | None, message_id: str) -> None:
+        self.sender = sender
+        self.topic_id = None
+        self.is_rpc = True
+        self.message_id = message_id
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for attributes that are not set.
+        if name != "cancellation_token":
+            raise AttributeError(name)
+        self.cancellation_token = CancellationToken()
+        return self.cancellation_token
+
+
 class DirectRuntime(AgentRuntime):
     """Agents of one process; there is nothing to start.
 
@@ -110,11 +127,11 @@ class DirectRuntime(AgentRuntime):
             asyncio.CancelledError: The sender or the token was cancelled.
         """
         # A plain function: each coroutine around a handler is resumed with it.
-        token = cancellation_token or CancellationToken()
-        context = MessageContext(sender, None, True, token, message_id or str(uuid.uuid4()))
-        if cancellation_token is not None:
-            return self._call_linked(recipient, message, context)
-        return self._call(recipient, message, context, owns_token=True)
+        message_id = message_id or str(uuid.uuid4())
+        if cancellation_token is None:
+            return self._call(recipient, message, _OwnTokenContext(sender, message_id))
+        context = MessageContext(sender, None, True, cancellation_token, message_id)
+        return self._call_linked(recipient, message, context)
 
     async def publish_message(
         self,
@@ -159,10 +176,8 @@ class DirectRuntime(AgentRuntime):
             raise asyncio.CancelledError
         return response
 
-    async def _call(
-        self, recipient: AgentId, message: Any, context: MessageContext, *, owns_token: bool = False
-    ) -> Any:
-        """Call the handler; ``owns_token``: the token belongs to this message and not to its sender."""
+    async def _call(self, recipient: AgentId, message: Any, context: MessageContext) -> Any:
+        """Call the handler."""
         handler = self._handlers.get(recipient) or await self._handler(recipient)
         # Only nested calls are counted: the context of each turn would hold one more variable.
         depth = 0 if _current_agent.get(None) is None else _nested_calls.get() + 1
@@ -177,7 +192,7 @@ class DirectRuntime(AgentRuntime):
                 if nested is not None:
                     _nested_calls.reset(nested)
         except asyncio.CancelledError:
-            if owns_token:
+            if isinstance(context, _OwnTokenContext):
                 # Ends also what the handler linked to the token outside of this task.
                 context.cancellation_token.cancel()
             raise

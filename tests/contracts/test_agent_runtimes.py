@@ -141,6 +141,21 @@ async def test_the_context_of_a_message_has_sender_token_and_id(runtime: Runtime
     assert context.cancellation_token is token
 
 
+async def test_a_message_without_a_token_has_one_of_its_own(runtime: Runtime) -> None:
+    await Clerk.register(runtime, "clerk", Clerk)
+    clerk = AgentId("clerk", "c1")
+
+    await runtime.send_message(Question("why?"), clerk)
+    await runtime.send_message(Question("why not?"), clerk)
+
+    first, second = (await runtime.try_get_underlying_agent_instance(clerk, Clerk)).contexts
+    assert first.cancellation_token is first.cancellation_token
+    assert first.cancellation_token is not second.cancellation_token
+    assert not first.cancellation_token.is_cancelled()
+    assert first.message_id != second.message_id
+    assert not hasattr(first, "no such attribute")
+
+
 async def test_an_agent_can_ask_another_one(runtime: Runtime) -> None:
     await Clerk.register(runtime, "clerk", Clerk)
     await Desk.register(runtime, "desk", lambda: Desk("a desk"))
@@ -477,6 +492,26 @@ async def test_a_cancelled_sender_has_waited_for_the_handler(direct: DirectRunti
             await sending
 
     assert ended == ["handler", "handler"]
+
+
+async def test_a_token_that_is_read_after_its_sender_was_cancelled_is_cancelled(
+    direct: DirectRuntime,
+) -> None:
+    contexts: asyncio.Queue[MessageContext] = asyncio.Queue()
+
+    class Waiting(RoutedAgent):
+        @message_handler
+        async def wait(self, message: Question, ctx: MessageContext) -> None:
+            contexts.put_nowait(ctx)
+            await asyncio.Event().wait()
+
+    await Waiting.register(direct, "waiting", lambda: Waiting("waits"))
+    sending = asyncio.create_task(direct.send_message(Question("?"), AgentId("waiting", "w")))
+    context = await contexts.get()
+    sending.cancel()
+    await asyncio.wait([sending])
+
+    assert context.cancellation_token.is_cancelled()
 
 
 async def test_a_cancelled_sender_cancels_what_the_handler_linked_to_the_message(
