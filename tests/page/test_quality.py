@@ -55,8 +55,11 @@ async def _violations(page: Page) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+# Each size and each scheme once here, and the other pairs in the test of the dialogs, which begins with the same page:
+# one test takes three to five seconds.
+@pytest.mark.parametrize(
+    ("scheme", "size"), [*zip(("dark", "light"), SIZES.values(), strict=True)], ids=SIZES.keys()
+)
 async def test_axe_finds_no_violations(
     size: ViewportSize, scheme: Any, browser: Browser, served: Served, upstream: FakeUpstream
 ) -> None:
@@ -82,7 +85,6 @@ async def test_axe_finds_no_violations(
         assert await _violations(visitor.page) == []
 
 
-# Each size and each scheme once: the dialogs take seven seconds.
 @pytest.mark.parametrize(
     ("scheme", "size"), [*zip(("light", "dark"), SIZES.values(), strict=True)], ids=SIZES.keys()
 )
@@ -96,6 +98,7 @@ async def test_axe_finds_no_violations_in_dialogs_and_messages(
         await visitor.page.set_viewport_size(size)
         await visitor.open()
         await visitor.ask("My rocket-powered unicycle exploded. I want my money back.")
+        assert await _violations(visitor.page) == []
         await visitor.button("Regenerate").click()
         await expect(visitor.page.locator(".branches")).to_contain_text("2/2")
         await visitor.button("Timeline").click()
@@ -171,7 +174,7 @@ async def test_conversation_of_300_turns_scrolls_smoothly(visitor: Visitor, serv
     await visitor.page.evaluate("document.querySelector('#scroll').scrollTop = 1e9")
 
     times = [await _task_seconds(devtools)]
-    for _ in range(120):
+    for _ in range(60):
         await visitor.page.evaluate(
             """() => {
                 document.querySelector("#scroll").scrollTop -= 400;
@@ -182,8 +185,8 @@ async def test_conversation_of_300_turns_scrolls_smoothly(visitor: Visitor, serv
         times.append(await _task_seconds(devtools))
 
     frames = sorted(after - before for before, after in itertools.pairwise(times))
-    assert frames[60] < 0.03, frames
-    assert frames[113] < 0.06, frames
+    assert frames[30] < 0.03, frames
+    assert frames[56] < 0.06, frames
 
 
 async def _store_turns(served: Served, conversation: str, count: int) -> None:
