@@ -6,32 +6,39 @@ _MOST = 2048
 _END = len(b"\r\n")
 
 
-class _SizeLines(dict[int, bytes]):
-    """The line before each number of bytes, formatted when it is read; those of small chunks are retained."""
+class SizeLines(dict[int, bytes]):
+    """The lines before chunks, by the size of a part of the chunk."""
+
+    def __init__(self, rest: int = 0) -> None:
+        """``rest`` is the number of bytes that each chunk has besides this part."""
+        super().__init__()
+        self._rest = rest
 
     def __missing__(self, size: int) -> bytes:
-        line = b"%x\r\n" % size
+        line = b"%x\r\n" % (size + self._rest)
         if size < _MOST:
             self[size] = line
         return line
 
 
-size_lines = _SizeLines()
-size_line = size_lines.__getitem__
-known_lines: dict[int, bytes] = {}
-"""What ``line_of_chunk`` has returned, to be read without a call."""
+size_lines = SizeLines()
+"""The lines before chunks, by size."""
 
 
-def line_of_chunk(length: int) -> bytes:
-    """Return the size line of the chunk that has ``length`` bytes together with its framing; an empty one if none has.
+class _KnownLines(dict[int, bytes]):
+    def __missing__(self, length: int) -> bytes:
+        size = length - len(b"%x\r\n" % max(length, 0)) - _END
+        if size > 0 and len(size_lines[size + 1]) + size + 1 + _END == length:
+            # The size has a digit less than the length.
+            size += 1
+        line = size_lines[size] if size > 0 and len(size_lines[size]) + size + _END == length else b""
+        if length < _MOST:
+            self[length] = line
+        return line
 
-    The last chunk of a body, which is empty, has another framing.
-    """
-    size = length - len(b"%x\r\n" % max(length, 0)) - _END
-    if size > 0 and len(size_line(size + 1)) + size + 1 + _END == length:
-        # The size has a digit less than the length.
-        size += 1
-    line = size_line(size) if size > 0 and len(size_line(size)) + size + _END == length else b""
-    if length < _MOST:
-        known_lines[length] = line
-    return line
+
+lines_of_chunks = _KnownLines()
+"""The line of the chunk that has a number of bytes together with its framing; an empty one if no chunk has.
+
+The last chunk of a body, which is empty, has another framing.
+"""

@@ -14,7 +14,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from msgspec import Struct
 
-from proxy.wire.chunk_sizes import size_line
+from proxy.wire.chunk_sizes import size_lines
 
 _HEAD_BYTES = 64 * 1024
 """Of the head, or of the trailer. The parser keeps a header until its end, so that bytes are counted too."""
@@ -191,7 +191,7 @@ class Response(Struct, eq=False):
             if self.observes_chunks:
                 pieces = body[before:]
                 self.is_between_chunks = data == b"".join(
-                    [b"%b%b\r\n" % (size_line(len(piece)), piece) for piece in pieces]
+                    [b"%b%b\r\n" % (size_lines[len(piece)], piece) for piece in pieces]
                 )
             on_news()
         elif self._has_head and (waiter := self._waiter) is not None and not waiter.done():

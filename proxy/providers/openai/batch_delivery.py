@@ -13,8 +13,7 @@ from contextvars import copy_context
 from proxy.events import TextBatch
 from proxy.providers.http.connection import HIGH_WATER, Response
 from proxy.providers.model import ModelDelta, Take
-from proxy.providers.openai.chunk_relay import chunk_relay, varying_chunk_relay
-from proxy.providers.openai.repeated_frame import RepeatedFrame
+from proxy.providers.openai.chunk_relay import chunk_relay
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm
@@ -133,11 +132,7 @@ class BatchDelivery:
         relay.add_record(record)
         relay.detach = self._detach
         most = min(_RELAYED_BYTES, self._bytes_left, reader.bytes_left)
-        alarm, idle, is_over, usual = self._alarm, self._idle, self._end.done, self._response.receive
-        if isinstance(frame, RepeatedFrame):
-            process = chunk_relay(frame, relay, alarm, idle, most, is_over, usual)
-        else:
-            process = varying_chunk_relay(frame, relay, alarm, idle, most, is_over, usual)
+        process = chunk_relay(frame, relay, self._alarm, self._idle, most, self._response.receive)
         self._response.process_directly(process)
 
     def _detach(self) -> None:

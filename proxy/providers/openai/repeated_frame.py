@@ -3,178 +3,167 @@
 Most providers send the same bytes around each piece of text. Once such an event was parsed, another one with the same
 bytes has the same meaning apart from its text, so it is not parsed again. What is compared:
 
-- The event is one line, ``data: ``, the JSON up to the first quotation mark of the text, the text, and the rest.
-- The text between is not empty, and has neither quotation marks nor backslashes nor control characters
-  (``plain_text``): it is the whole JSON string (RFC 8259, section 7), and nothing of it is escaped.
+- The event is one line of data, maybe behind a line with its name.
+- The bytes around its text are the same. OpenAI numbers the events of the Responses API, and pads events to hide the
+  length of their text (API reference, ``sequence_number`` and ``obfuscation``). Neither has a meaning here: another
+  number before the text, and other padding behind it, are the same event.
+- The text is not empty, and has neither quotation marks nor backslashes nor control characters (``plain_text``): it is
+  the whole JSON string (RFC 8259, section 7), and nothing of it is escaped.
+
+What changes is cut out of all lines of a read at once. Whether the lines have anything else is decided by a comparison
+with the bytes that an event with these values has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from itertools import repeat
+from operator import eq, itemgetter
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
-from proxy.providers.openai.stream_chunk import Chunk
-
-SEARCHES = 8
-"""Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
 MAX_REPEATED = 256 * 1024
 """Bytes of a read up to which it is compared with the frame; less than the limit of a line."""
-_LINE, _END = b"data: ", b"\n\n"
-KEY = b'"content"'
-"""The member that has the text of a chunk."""
 _NUMBER = b'"sequence_number":'
 _PADDING = b'"obfuscation":"'
 
 
-class RepeatedFrame(Struct, frozen=True):
-    """The bytes around the text of an event."""
+class RepeatedData(Struct, frozen=True):
+    """The bytes around what changes in the data of an event."""
 
-    head: bytes
-    """The bytes before the text."""
-    tail: bytes
-    """The bytes behind it, with the end of the event."""
-    max_bytes: int
-    """The size up to which a network read is examined."""
+    parts: tuple[bytes, ...]
+    """The bytes before, between and behind the number, the text and the padding."""
+    has_number: bool = False
+    has_padding: bool = False
+
+    @classmethod
+    def of(cls, data: bytes, key: bytes) -> RepeatedData | None:
+        """Return the bytes around the text in the data of an event; None if they cannot be determined.
+
+        ``key`` is the member with the text, with its quotation marks. The data is valid JSON and has this member.
+        """
+        # With one such key, and without escapes, its value is the text. The data may not have several lines.
+        if data.count(key) != 1 or b"\\" in data or b"\n" in data:
+            return None
+        start = data.find(b'"', data.find(key) + len(key)) + 1
+        head, tail = data[:start], data[data.find(b'"', start) :]
+        if _NUMBER not in head and _PADDING not in tail:
+            return cls((head, tail))
+        before, number, head = head.rpartition(_NUMBER)
+        middle, padding, tail = tail.partition(_PADDING)
+        numbered = (before + number, head.lstrip(b"0123456789")) if number else (head,)
+        padded = (middle + padding, tail[tail.find(b'"') :]) if padding else (middle,)
+        return cls((*numbered, *padded), bool(number), bool(padding))
+
+    def within(self, before: bytes, behind: bytes) -> RepeatedData:
+        """Return the same with these bytes around the data."""
+        first, *middle, last = self.parts
+        return RepeatedData((before + first, *middle, last + behind), self.has_number, self.has_padding)
+
+    def encoded(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
+        """Return the texts of these lines as they are there; None if a line has anything else."""
+        values = self._values(lines)
+        first, last = self.parts[0], self.parts[-1]
+        if first + (last + first).join(self._inner(values)) + last != b"".join(lines):
+            return None
+        return self._texts_of(values)
+
+    def leading_texts(self, lines: Sequence[bytes]) -> list[str]:
+        """Return the texts of the first of these lines, up to the first one with anything else."""
+        first, last = self.parts[0], self.parts[-1]
+        if not lines[0].startswith(first):
+            return []
+        values = self._values(lines)
+        expected = map(b"".join, zip(repeat(first), self._inner(values), repeat(last)))
+        count = [*map(eq, lines, expected), False].index(False)
+        encoded = self._texts_of([found[:count] for found in values]) if count else None
+        return (plain_texts(encoded) or leading_plain_texts(encoded)) if encoded else []
+
+    def _values(self, lines: Iterable[bytes]) -> list[Sequence[bytes]]:
+        """Return what is between the parts, one list for each place; anything if a line has other bytes."""
+        first, *others, last = self.parts
+        at = len(first)
+        values: list[Sequence[bytes]] = []
+        for part in others:
+            # No value has the first byte of the part behind it.
+            rests = map(itemgetter(slice(at, None)), lines)
+            found, _, lines = zip(*map(bytes.partition, rests, repeat(part[:1])), strict=True)
+            values.append(found)
+            at = len(part) - 1
+        values.append([*map(itemgetter(slice(at, -len(last))), lines)])
+        return values
+
+    def _inner(self, values: list[Sequence[bytes]]) -> Iterable[bytes]:
+        """Return the lines with these values, without their first and last part."""
+        if len(values) == 1:
+            return values[0]
+        pieces: list[Iterable[bytes]] = [values[0]]
+        for part, found in zip(self.parts[1:], values[1:], strict=False):
+            pieces += repeat(part), found
+        return map(b"".join, zip(*pieces, strict=False))
+
+    def _texts_of(self, values: list[Sequence[bytes]]) -> Sequence[bytes] | None:
+        """Return the texts; None if a number or the padding is anything else."""
+        if self.has_number and (b"" in values[0] or not b"".join(values[0]).isdigit()):
+            return None
+        if self.has_padding and (padding := b"".join(values[-1])) and not padding.isalnum():
+            return None
+        return values[self.has_number]
+
+
+class RepeatedFrame:
+    """The bytes around what changes in an event."""
+
+    __slots__ = ("_name_line", "line", "line_count")
+
+    def __init__(self, name: bytes, data: RepeatedData) -> None:
+        """``name`` is that of the event, empty if it has none."""
+        self._name_line = b"event: %b\n" % name if name else b""
+        self.line = data.within(b"data: ", b"\n")
+        self.line_count = 3 if name else 2
+        """Lines of an event, with the blank one."""
+
+    @property
+    def head(self) -> bytes:
+        """The bytes before the first value that changes."""
+        return self._name_line + self.line.parts[0]
+
+    @property
+    def tail(self) -> bytes:
+        """The bytes behind the last one."""
+        return self.line.parts[-1] + b"\n"
+
+    @property
+    def has_text_only(self) -> bool:
+        """Whether nothing changes but the text."""
+        return len(self.line.parts) == 2
+
+    @property
+    def size_without_data(self) -> int:
+        """Bytes of an event besides the line with its data."""
+        return len(self._name_line) + len(b"\n")
 
     @property
     def size(self) -> int:
-        """Bytes of an event without its text."""
-        return len(self.head) + len(self.tail)
-
-    @classmethod
-    def of(cls, data: bytes, text: str, max_bytes: int) -> RepeatedFrame | None:
-        """Return the frame of an event with this data and text (``delta.content``); None if it cannot be determined."""
-        # With one such key, and without escapes, its value is the text. The data may not have several lines.
-        if b"\\" in data or b"\n" in data or data.count(KEY) != 1:
-            return None
-        before, after = data.split(KEY)
-        start = len(before) + len(KEY) + len(after) - len(after.lstrip(b": ")) + 1
-        encoded = text.encode("utf-8", "replace")
-        if not data.startswith(b'"%b"' % encoded, start - 1):
-            return None
-        head, tail = _LINE + data[:start], data[start + len(encoded) :] + _END
-        try:
-            (tail + head).decode()
-        except UnicodeDecodeError:
-            return None
-        return cls(head, tail, max_bytes)
-
-    def texts(self, received: bytes) -> list[str] | None:
-        """Return the texts of the events in ``received``; None if it has anything else, or an incomplete event."""
-        head, tail = self.head, self.tail
-        if not (received.startswith(head) and received.endswith(tail)):
-            return None
-        if not len(head) + len(tail) < len(received) <= self.max_bytes:
-            return None
-        return plain_texts(received[len(head) : -len(tail)].split(tail + head))
-
-    def leading_texts(self, data: Sequence[bytes]) -> list[str]:
-        """Return the texts of the first of these events, up to the first one with anything else."""
-        head, tail = self.head.removeprefix(_LINE), self.tail.removesuffix(_END)
-        # Data has no carriage return, which ends a line.
-        joined = b"\r".join((*data, b""))
-        if not joined.startswith(head):
-            return []
-        *encoded, rest = joined[len(head) :].split(tail + b"\r" + head)
-        last, is_whole, _ = rest.partition(tail + b"\r")
-        if is_whole:
-            encoded.append(last)
-        return plain_texts(encoded) or leading_plain_texts(encoded)
-
-
-class VaryingFrame:
-    """The bytes around the text of an event with a number before it and padding behind it, which also change.
-
-    OpenAI numbers the events of the Responses API, and pads events to hide the length of their text (API reference,
-    ``sequence_number`` and ``obfuscation``). Neither has a meaning here.
-    """
-
-    __slots__ = ("_has_number", "_has_padding", "_head", "_max_bytes", "_middle", "_start", "_tail", "size")
-
-    def __init__(
-        self, parts: tuple[bytes, bytes, bytes, bytes], max_bytes: int, *, has_number: bool, has_padding: bool
-    ) -> None:
-        """``parts`` are before the number, the text, the padding, and at the end; empty where there is none."""
-        self._start, self._head, self._middle, self._tail = parts
-        self.size = sum(map(len, parts))
         """Bytes of an event without what changes."""
-        self._has_number = has_number
-        self._has_padding = has_padding
-        self._max_bytes = max_bytes
+        return sum(map(len, self.line.parts)) + self.size_without_data
 
-    @classmethod
-    def of(cls, name: bytes, data: bytes, text: str, key: bytes, max_bytes: int) -> VaryingFrame | None:
-        """Return the frame of an event, in which ``key`` with its quotation marks is the member with the text."""
-        if b"\\" in data or b"\n" in data or data.count(key) != 1:
-            return None
-        if data.count(_PADDING) > 1 or data.count(_NUMBER) > 1:
-            return None
-        encoded = text.encode("utf-8", "replace")
-        before, found, behind = data.partition(b'%b:"%b"' % (key, encoded))
-        if not found:
-            return None
-        start, has_number, head = before.rpartition(_NUMBER)
-        head = (head.lstrip(b"0123456789") if has_number else before) + key + b':"'
-        middle, has_padding, tail = behind.partition(_PADDING)
-        prefix = b"event: %b\ndata: " % name if name else b"data: "
-        if has_padding:
-            middle, tail = b'"' + middle + _PADDING, b'"' + tail.partition(b'"')[2] + b"\n\n"
-        else:
-            middle, tail = b'"' + behind + b"\n\n", b""
-        first, second = (prefix + start + _NUMBER, head) if has_number else (b"", prefix + head)
-        parts = (first, second, middle, tail)
-        return cls(parts, max_bytes, has_number=bool(has_number), has_padding=bool(has_padding))
-
-    def encoded(self, received: bytes, at: int, end: int) -> list[bytes] | None:
-        """Return the texts of the events in a part of ``received`` as they are there; None if it has anything else."""
-        start, head, middle, tail = self._start, self._head, self._middle, self._tail
-        found: list[bytes] = []
-        while at < end:
-            if self._has_number:
-                if not received.startswith(start, at):
-                    return None
-                at += len(start)
-                stop = received.find(b",", at)
-                if not received[at:stop].isdigit():
-                    return None
-                at = stop
-            if not received.startswith(head, at):
-                return None
-            at += len(head)
-            stop = received.find(b'"', at)
-            if not received.startswith(middle, stop):
-                return None
-            found.append(received[at:stop])
-            at = stop + len(middle)
-            if self._has_padding:
-                stop = received.find(b'"', at)
-                padding = received[at:stop]
-                if not received.startswith(tail, stop) or (padding and not padding.isalnum()):
-                    return None
-                at = stop + len(tail)
-        return found if at == end and found else None
+    def data_lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the lines with the data; empty if others are not those of successive events, or there are none."""
+        count = self.line_count
+        found = lines[count - 2 :: count]
+        is_whole = len(lines) == count * len(found) and lines[count - 1 :: count].count(b"\n") == len(found)
+        has_names = not self._name_line or lines[::count].count(self._name_line) == len(found)
+        return found if is_whole and has_names else ()
 
     def texts(self, received: bytes) -> list[str] | None:
         """Return the texts of the events in ``received``; None if it has anything else, or an incomplete event."""
-        if len(received) > self._max_bytes:
+        if len(received) > MAX_REPEATED:
             return None
-        encoded = self.encoded(received, 0, len(received))
+        lines = self.data_lines(BytesIO(received).readlines())
+        encoded = self.line.encoded(lines) if lines else None
         return plain_texts(encoded) if encoded is not None else None
-
-    def leading_texts(self, data: Sequence[bytes]) -> list[str]:
-        """Return the texts of the first of these events, which have no name, up to the first one with anything else."""
-        encoded: list[bytes] = []
-        for one in data:
-            found = self.encoded(b"%b%b%b" % (_LINE, one, _END), 0, len(one) + len(_LINE) + len(_END))
-            if found is None or len(found) != 1:
-                break
-            encoded += found
-        return leading_plain_texts(encoded)
-
-
-Frame = RepeatedFrame | VaryingFrame
 
 
 def plain_text(encoded: bytes) -> str | None:
@@ -192,12 +181,14 @@ def plain_text(encoded: bytes) -> str | None:
 
 def plain_texts(encoded: Sequence[bytes]) -> list[str] | None:
     """Return the texts of several such strings; None if ``plain_text`` has none for one of them."""
-    if b"" in encoded or plain_text(b"".join(encoded)) is None:
-        return None
     try:
-        return [*map(bytes.decode, encoded)]
+        # A text has no quotation marks, so they separate the texts.
+        joined = b'"'.join(encoded).decode()
     except UnicodeDecodeError:
         return None
+    texts = joined.split('"')
+    is_plain = len(texts) == len(encoded) and "" not in texts and "\\" not in joined and joined.isprintable()
+    return texts if is_plain else None
 
 
 def leading_plain_texts(encoded: Sequence[bytes]) -> list[str]:
@@ -209,26 +200,3 @@ def leading_plain_texts(encoded: Sequence[bytes]) -> list[str]:
             break
         texts.append(text)
     return texts
-
-
-def frame_of(data: bytes, text: str, max_bytes: int) -> Frame | None:
-    """Return the frame of a chunk with this text (``delta.content``)."""
-    if _PADDING in data:
-        return VaryingFrame.of(b"", data, text, KEY, max_bytes)
-    return RepeatedFrame.of(data, text, max_bytes)
-
-
-def has_only_text(chunk: Chunk) -> bool:
-    """Whether the chunk has a piece of ``content`` and nothing else that has a meaning."""
-    if chunk.error or chunk.usage or chunk.handoff is not None or chunk.choices is None:
-        return False
-    if len(chunk.choices) != 1:
-        return False
-    (choice,) = chunk.choices
-    if choice.index or choice.message or choice.logprobs is not None or choice.usage or choice.error:
-        return False
-    delta = choice.delta
-    if choice.finish_reason is not None or delta is None or type(delta.content) is not str:
-        return False
-    # ``content`` is the first member.
-    return bool(delta.content) and not any(astuple(delta)[1:])

@@ -19,8 +19,9 @@ from proxy.messages import FinishReason, ProviderState, Usage
 from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
+from proxy.providers.openai.frame_search import FrameSearch
 from proxy.providers.openai.provider_state import bounded_state
-from proxy.providers.openai.repeated_frame import MAX_REPEATED, SEARCHES, Frame, VaryingFrame
+from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
 from proxy.providers.openai.tool_call_assembler import CallAssembler, Ending
 from proxy.providers.sanitize import clean, without_nul
@@ -70,11 +71,11 @@ class ResponsesReader:
         self.may_continue = False
         """Never: the terminal event carries reason and usage at once."""
         self.is_finished = False
-        self.repeated_frame: Frame | None = None
+        self.repeated_frame: RepeatedFrame | None = None
         """The frame of a text, if nothing else of the answer is needed to read the next ones."""
         self._last: tuple[_Event, bytes, bytes] | None = None
         """The last event of the bytes that are parsed, its name and its data."""
-        self._searches_left = SEARCHES
+        self._search = FrameSearch(b'"delta"')
 
     @property
     def bytes_left(self) -> int:
@@ -84,7 +85,7 @@ class ResponsesReader:
     def add_texts(self, texts: Sequence[str]) -> None:
         """Add texts of repeated frames that a relay has passed on."""
         self._size += sum(map(len, texts))
-        self._searches_left = SEARCHES
+        self._search.note_use()
 
     def feed(self, received: bytes) -> Sequence[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows the terminal event is dropped.
@@ -106,17 +107,16 @@ class ResponsesReader:
         self._last = None
         return deltas
 
-    def _frame_of_next(self) -> Frame | None:
+    def _frame_of_next(self) -> RepeatedFrame | None:
         """Return the frame that the next events may have; None if they need the parser."""
-        if self._last is None or not self._searches_left or not self._events.is_between_events:
+        if self._last is None or not self._events.is_between_events:
             return None
         if self.is_finished or self.failure is not None:
             return None
         event, name, data = self._last
         if event.type != "response.output_text.delta" or event.logprobs or not isinstance(event.delta, str):
             return None
-        self._searches_left -= 1
-        return VaryingFrame.of(name, data, event.delta, b'"delta"', MAX_REPEATED) if event.delta else None
+        return self._search.frame(name) if event.delta and self._search.search(data) is not None else None
 
     def end(self) -> list[ModelDelta]:
         """Return the last deltas of a stream that is over.

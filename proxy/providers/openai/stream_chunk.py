@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from proxy.errors import UpstreamProtocolError
 from proxy.providers.sanitize import clean
@@ -77,6 +78,21 @@ class Chunk(Struct, gc=False):
 
 
 decode = msgspec.json.Decoder(Chunk).decode
+
+
+def only_text(chunk: Chunk) -> str:
+    """Return the piece of ``content`` of a chunk that has nothing else with a meaning; empty if it has, or has no text.
+
+    What is null, empty, false or 0 has no meaning.
+    """
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or any(astuple(chunk)[1:]):
+        return ""
+    choice = choices[0]
+    delta = choice.delta
+    if delta is None or any(astuple(choice)[1:]) or any(astuple(delta)[1:]):
+        return ""
+    return delta.content if type(delta.content) is str else ""
 
 
 def token_list(logprobs: object, of: str) -> list[Any] | None:

@@ -10,14 +10,15 @@ from typing import Any
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
-from proxy.providers.http.sse import Event, EventReader
+from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta, RemoteEvent, UsagePiece
 from proxy.providers.openai.answer_text import AnswerText, TextMember
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_of, finish_reason
+from proxy.providers.openai.frame_search import FrameSearch
 from proxy.providers.openai.provider_state import StateCollector
-from proxy.providers.openai.repeated_frame import KEY, MAX_REPEATED, SEARCHES, Frame, frame_of, has_only_text
+from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
     CallDelta,
@@ -27,6 +28,7 @@ from proxy.providers.openai.stream_chunk import (
     decode,
     decoded,
     legacy_call,
+    only_text,
     repaired,
     token_list,
     whole_chunks,
@@ -34,9 +36,6 @@ from proxy.providers.openai.stream_chunk import (
 from proxy.providers.openai.tool_call_assembler import CallAssembler
 from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
 from proxy.providers.think_tags import ThinkTagSplitter
-
-_MOST_COMPARED = 64
-"""Events behind a text that are compared with its frame at once: each comparison copies them."""
 
 
 class AnswerReader:
@@ -78,19 +77,16 @@ class AnswerReader:
         self._message_calls: list[CallDelta] | None = None
         """The calls of the latest whole ``message``; used if no call arrived in deltas."""
         self._has_state = False
-        self._data = b""
-        """The event of the current chunk."""
         self._unknown = UnknownMembers()
         self._unknown_of_calls: CallMembers = ()
         """Of the calls in the latest whole ``message``."""
         self._has_legacy_call = False
         """Whether the call arrives as ``function_call``."""
-        self._last_chunk: Chunk | None = None
-        """The last one of the bytes that are parsed."""
-        self._frame: Frame | None = None
-        self._repeated: Frame | None = None
-        """The frame, if the state of the answer allows to use it for the next bytes."""
-        self._searches_left = SEARCHES
+        self._is_ordinary = False
+        """Whether the answer has begun, and has neither a finish reason nor unknown members so far."""
+        self._search = FrameSearch(b'"content"')
+        self.repeated_frame: RepeatedFrame | None = None
+        """The frame of a text, if nothing else of the answer is needed to read the next ones."""
         self.failure: UpstreamFailed | None = None
         """Raised after the deltas that arrived with it, so that these are not lost."""
         self.has_said = False
@@ -103,11 +99,6 @@ class AnswerReader:
         return ThinkTagSplitter.is_unopened("".join(self._content.pieces))
 
     @property
-    def repeated_frame(self) -> Frame | None:
-        """The frame of a text, if nothing else of the answer is needed to read the next ones."""
-        return self._repeated
-
-    @property
     def bytes_left(self) -> int:
         """How many bytes of text the answer can still have."""
         return self._max_answer_bytes - self._size
@@ -116,7 +107,7 @@ class AnswerReader:
         """Add texts of repeated frames that a relay has passed on."""
         self._size += sum(map(len, texts))
         self._content.pieces += texts
-        self._searches_left = SEARCHES
+        self._search.note_use()
 
     @property
     def may_continue(self) -> bool:
@@ -132,7 +123,7 @@ class AnswerReader:
         """
         # Not mutated: without this shortcut ``_parse`` reads the events, with the same result.
         if (
-            (repeated := self._repeated) is not None
+            (repeated := self.repeated_frame) is not None
             # Bytes, of which a text has at least as many as characters.
             and len(received) <= self.bytes_left
             and (texts := repeated.texts(received)) is not None
@@ -140,32 +131,9 @@ class AnswerReader:
             self.add_texts(texts)
             return TextBatch.of(texts)
         deltas = self._parse(received)
-        self._repeated = None if self.is_finished else self._frame_of_next(deltas)
-        self._data = b""
+        is_plain = self._content.is_plain and self._has_only_whole and self._is_ordinary
+        self.repeated_frame = self._search.frame() if is_plain and self._events.is_between_events else None
         return deltas
-
-    def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> Frame | None:
-        """Return the frame that the next events may have; None if they need the parser."""
-        chunk, self._last_chunk = self._last_chunk, None
-        if not (self._is_repeatable() and self._events.is_between_events):
-            return None
-        if chunk is not None and deltas and type(last := deltas[-1]) is TextDelta:
-            self._search_frame(chunk, last.text)
-        return self._frame
-
-    def _is_repeatable(self) -> bool:
-        """Whether nothing else of the answer is needed to read the next texts."""
-        is_plain = self._content.is_plain and self._has_only_whole
-        return is_plain and self._reason is None and not self._unknown.has_any
-
-    def _search_frame(self, chunk: Chunk, text: str) -> Frame | None:
-        """Return the frame of the current chunk, whose last delta is the text; None if it has none."""
-        if not self._searches_left:
-            return None
-        self._searches_left -= 1
-        found = frame_of(self._data, text, MAX_REPEATED) if has_only_text(chunk) else None
-        self._frame = found or self._frame
-        return found
 
     def _parse(self, received: bytes) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
@@ -176,22 +144,23 @@ class AnswerReader:
                 name, data = events[at]
                 at += 1
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
-                self._data = data
-                if not name and data[:1] == b"{":  # pragma: no mutate
-                    try:
-                        chunk = decode(data)
-                    except (ValueError, RecursionError):
-                        self._has_only_whole = False
-                        chunk = repaired(data)
-                    self._last_chunk = chunk
-                    before = len(deltas)
-                    self._chunk(chunk, deltas)
-                    if at < count and len(deltas) > before and type(deltas[-1]) is TextDelta:
-                        at += self._add_repeated(chunk, events[at : at + _MOST_COMPARED], deltas)
+                if name or not data.startswith(b"{"):  # pragma: no mutate
+                    self._event(name, data, deltas)
+                    if self.is_finished:
+                        return deltas
                     continue
-                self._event(name, data, deltas)
-                if self.is_finished:
-                    return deltas
+                try:
+                    chunk = decode(data)
+                except (ValueError, RecursionError):
+                    self._has_only_whole = False
+                    chunk = repaired(data)
+                # Not mutated either: ``_chunk`` reads the text with the same result.
+                if not (self._is_ordinary and (text := only_text(chunk))):  # pragma: no mutate
+                    self._chunk(chunk, data, deltas)
+                    continue
+                self._add_text(text, None, deltas)
+                if self._content.is_plain and self._has_only_whole:
+                    at += self._add_repeated(self._search.texts_behind(data, events, at), deltas)
             if self._events.is_over_limit:
                 raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
@@ -203,24 +172,12 @@ class AnswerReader:
             self.failure = failure
         return deltas
 
-    def _add_repeated(self, chunk: Chunk, events: Sequence[Event], deltas: list[ModelDelta]) -> int:
-        """Add the texts of the next events that differ from the last chunk in their text only; return their number."""
-        head = self._data[: self._data.find(KEY) + len(KEY)]
-        if not events[0][1].startswith(head) or not self._is_repeatable():
-            return 0
-        names, data = zip(*events, strict=True)
-        last = deltas[-1]
-        if any(names) or type(last) is not TextDelta:
-            return 0
-        texts = self._frame.leading_texts(data) if self._frame is not None else ()
-        if not texts and (frame := self._search_frame(chunk, last.text)) is not None:
-            texts = frame.leading_texts(data)
+    def _add_repeated(self, texts: Sequence[str], deltas: list[ModelDelta]) -> int:
+        """Add the texts of the next events, and return their number; 0 if the answer is too long with them."""
         if not texts or self._size + sum(map(len, texts)) > self._max_answer_bytes:
             return 0
         self.add_texts(texts)
         deltas.extend(map(TextDelta, texts))
-        # The frame of these events is known.
-        self._last_chunk = None
         return len(texts)
 
     def end(self) -> list[ModelDelta]:
@@ -232,7 +189,6 @@ class AnswerReader:
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.end():
-                self._data = data
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
             # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
@@ -252,8 +208,8 @@ class AnswerReader:
         """
         deltas: list[ModelDelta] = []
         self._has_only_whole = False
-        for chunk, self._data in whole_chunks(body):
-            self._chunk(chunk, deltas)
+        for chunk, data in whole_chunks(body):
+            self._chunk(chunk, data, deltas)
         if not self._has_choice:
             raise UpstreamProtocolError("protocol")
         self._finish(deltas)
@@ -271,12 +227,12 @@ class AnswerReader:
             raise error_event(data)
         # An event with a name, or with blanks before its data; it is rare.
         self._has_only_whole = False
-        self._chunk(decoded(data), deltas)
+        self._chunk(decoded(data), data, deltas)
 
-    def _chunk(self, chunk: Chunk, deltas: list[ModelDelta]) -> None:
+    def _chunk(self, chunk: Chunk, data: bytes, deltas: list[ModelDelta]) -> None:
         if chunk.error:
             raise error_event(chunk.error)
-        if isinstance(chunk.handoff, dict):
+        if chunk.handoff and isinstance(chunk.handoff, dict):
             deltas.append(RemoteEvent(chunk.handoff))
         usage = chunk.usage
         if usage:
@@ -289,11 +245,11 @@ class AnswerReader:
         for choice in choices:
             # A provider may send a second choice, although one was requested.
             if not choice.index:
-                self._choice(choice, deltas)
+                self._choice(choice, data, deltas)
         if usage and self.has_said and self._reason is None and (cleaned := clean_usage(usage)) is not None:
             deltas.append(UsagePiece(cleaned))
 
-    def _choice(self, choice: ChunkChoice, deltas: list[ModelDelta]) -> None:
+    def _choice(self, choice: ChunkChoice, data: bytes, deltas: list[ModelDelta]) -> None:
         if choice.error:
             raise error_event(choice.error)
         is_first = not self._has_choice
@@ -304,7 +260,7 @@ class AnswerReader:
         unknown_of_message: CallMembers = ()
         # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
         if is_first or delta is None or self._unknown.has_any or not (delta.content or _is_piece(delta)):
-            unknown, unknown_of_message = self._unknown.read(self._data)
+            unknown, unknown_of_message = self._unknown.read(data)
         if delta is not None:
             self._delta(delta, choice.logprobs, deltas, unknown)
         if choice.message is not None:
@@ -313,9 +269,11 @@ class AnswerReader:
         if choice.usage:
             self._usage = choice.usage
         reason = choice.finish_reason
-        if reason is None and self._reason is None:
+        if not reason and self._reason is None:
             # Nearly every chunk; what follows is about the end of an answer.
+            self._is_ordinary = not self._unknown.has_any
             return
+        self._is_ordinary = False
         has_content = self._size > size
         if has_content and self._reason is not None:
             self._has_early_reason = True
@@ -346,7 +304,7 @@ class AnswerReader:
         content = delta.content
         if content:
             if type(content) is str:
-                self._add_text(content, logprobs and token_list(logprobs, "content"), deltas)
+                self._add_text(content, token_list(logprobs, "content") if logprobs else None, deltas)
             elif isinstance(content, list):
                 self._parts(content, deltas)
         if delta.tool_calls:

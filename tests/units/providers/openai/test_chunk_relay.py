@@ -19,8 +19,8 @@ from proxy.messages import Usage
 from proxy.providers.http.connection import Connection, Owner
 from proxy.providers.model import ModelDelta, ModelRequest, forward_of
 from proxy.providers.openai.answer import Accepted, ProviderAnswer
-from proxy.providers.openai.chunk_relay import chunk_relay, varying_chunk_relay
-from proxy.providers.openai.repeated_frame import RepeatedFrame, VaryingFrame
+from proxy.providers.openai.chunk_relay import chunk_relay
+from proxy.providers.openai.repeated_frame import RepeatedData, RepeatedFrame
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, AlarmClock, ModelLimits
@@ -381,10 +381,14 @@ async def test_text_that_arrives_alone_is_passed_on() -> None:
     assert result.body == (await answer_of(reads, has_relay=False)).body
 
 
-async def test_text_that_arrives_in_bursts_is_passed_on() -> None:
-    burst = b"".join(chunk(event(text)) for text in TEXTS)
+@pytest.mark.parametrize("form", [Chat, PaddedChat, Responses])
+async def test_text_that_arrives_in_bursts_is_passed_on(form: type[Chat]) -> None:
+    events = form(random.Random(1))
+    bursts = [b"".join(chunk(events.text(text)) for text in TEXTS) for _ in range(20)]
 
-    result = await answer_of([START, *[burst] * 20, END], has_relay=True)
+    result = await answer_of(
+        [events.start, *bursts, events.end], has_relay=True, make_reader=form.make_reader
+    )
 
     assert result.relayed >= 18 * len(TEXTS)
 
@@ -427,7 +431,7 @@ async def test_a_response_that_is_not_chunked_gets_no_text_from_relays() -> None
     assert old.body == (await answer_of(reads, has_relay=False)).body
 
 
-@pytest.mark.parametrize("ended_by", ["nothing", "size", "end of the call", "reader", "writer"])
+@pytest.mark.parametrize("ended_by", ["nothing", "size", "reader", "writer"])
 @pytest.mark.parametrize("is_varying", [False, True])
 async def test_a_read_is_passed_on_while_nothing_has_ended_the_relay(ended_by: str, is_varying: bool) -> None:
     written: list[bytes] = []
@@ -437,19 +441,15 @@ async def test_a_read_is_passed_on_while_nothing_has_ended_the_relay(ended_by: s
             written.append(text)
         return ended_by != "writer"
 
-    data, read = event(" word"), chunk(event(" word"))
+    data = event(" word", obfuscation="a1") if is_varying else event(" word")
+    read = chunk(data)
     relay = TextRelay(write, b"", lambda: ended_by == "reader")
     alarm = Alarm(AlarmClock(), lambda: None)
     parsed: list[bytes] = []
-    limits = 1.0, len(read) - (ended_by == "size"), lambda: ended_by == "end of the call", parsed.append
-    if is_varying:
-        varying = VaryingFrame.of(b"", data[6:-2], " word", b'"content"', 10_000)
-        assert varying is not None
-        process = varying_chunk_relay(varying, relay, alarm, *limits)
-    else:
-        frame = RepeatedFrame.of(data[6:-2], " word", 10_000)
-        assert frame is not None
-        process = chunk_relay(frame, relay, alarm, *limits)
+    repeated = RepeatedData.of(data[6:-2], b'"content"')
+    assert repeated is not None
+    most = len(read) - (ended_by == "size")
+    process = chunk_relay(RepeatedFrame(b"", repeated), relay, alarm, 1.0, most, parsed.append)
 
     process(read)
 
