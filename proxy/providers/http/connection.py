@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from msgspec import Struct
 
 from proxy.wire.chunk_sizes import size_lines
 
@@ -26,49 +25,44 @@ class ConnectionBroken(Exception):
     """The connection ended before its answer did, or what came was not HTTP."""
 
 
-class Response(Struct, eq=False):
+class Response:
     """The answer to one request, as it comes. Its owner calls ``release`` in the end."""
 
-    _connection: Connection
-    _loop: asyncio.AbstractEventLoop
-    status: int = 0
-    fields: dict[bytes, bytes] = {}
-    """Headers by lower-case name; of a name that comes twice, the first counts."""
-    is_complete: bool = False
-    is_over: bool = False
-    """Whether nothing more will come: the response is complete, or has failed."""
-    _received: dict[bytes, bytes] = {}
-    """Headers as they came, and those of a trailer."""
-    _parsed_bytes: int = 0
-    """Bytes of the network since the last piece of the body."""
-    _has_head: bool = False
-    _is_framed: bool = False
-    """Whether the head says where the body ends."""
-    _body: list[bytes] = []
-    _unread: int = 0
-    """Bytes of the network since the last read."""
-    _is_held_back: bool = False
-    _can_be_followed: bool = False
-    """Whether the head lets the connection be used again."""
-    _failure: Exception | None = None
-    _waiter: asyncio.Future[None] | None = None
-    on_news: Callable[[], None] | None = None
-    """Called when a part of the body, the end or a failure came, instead of completing a wait."""
-    is_between_chunks: bool = False
-    """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1)."""
-    observes_chunks: bool = False
-    """Whether ``is_between_chunks`` is determined; only with ``on_news``."""
-    # The next three follow from the others, see ``__post_init__``.
-    on_header: Callable[[bytes, bytes], object] | None = None
-    """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
-    on_body: Callable[[bytes], object] | None = None
-    """Called by the parser with each piece of the body."""
-    _parser: HttpResponseParser | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self.status = 0
+        self.fields: dict[bytes, bytes] = {}
+        """Headers by lower-case name; of a name that comes twice, the first counts."""
+        self.is_complete = False
+        self.is_over = False
+        """Whether nothing more will come: the response is complete, or has failed."""
+        self._connection = connection
+        self._loop = loop
+        self._received: dict[bytes, bytes] = {}
+        """Headers as they came, and those of a trailer."""
         self.on_header = self._received.setdefault
+        """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
+        self._parsed_bytes = 0
+        """Bytes of the network since the last piece of the body."""
+        self._has_head = False
+        self._is_framed = False
+        """Whether the head says where the body ends."""
+        self._body: list[bytes] = []
+        self._unread = 0
+        """Bytes of the network since the last read."""
+        self._is_held_back = False
+        self._can_be_followed = False
+        """Whether the head lets the connection be used again."""
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.on_news: Callable[[], None] | None = None
+        """Called when a part of the body, the end or a failure came, instead of completing a wait."""
+        self.is_between_chunks = False
+        """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1)."""
+        self.observes_chunks = False
+        """Whether ``is_between_chunks`` is determined; only with ``on_news``."""
         self.on_body = self._body.append
-        self._parser = HttpResponseParser(self)
+        """Called by the parser with each piece of the body."""
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     # --- for who asked ---
 
@@ -246,7 +240,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._response: Response | None = None
         self._transport: asyncio.Transport
         self._is_redirected = False
@@ -255,7 +249,7 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: bytes) -> Response:
         """Send a request; the connection has to be open and idle."""
-        response = self._response = Response(self, self._loop)
+        response = self._response = Response(self, self.loop)
         self._transport.write(request)
         return response
 

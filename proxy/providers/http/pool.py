@@ -212,7 +212,7 @@ class HttpSession(Owner):
 
     def idle(self, connection: Connection) -> None:
         """Retain it for the next request."""
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         connection.idle_since = loop.time()
         place = self._places[connection]
         self._idle[place].append(connection)
