@@ -14,6 +14,7 @@ event. Encoders are a ``match`` over all event types.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor
 from typing import Any, Literal, TypeGuard
 
 import msgspec
@@ -367,5 +368,6 @@ def encode_journal(events: list[Event], times: Sequence[float], takeovers: Seque
     """Encode a turn log for storage; ``times`` are the times of the events, ``takeovers`` those of ``Journal``."""
     # Rounded to milliseconds, as in encoders, so that live and replayed events have the same time.
     began = round(times[0], 3) if times else 0.0
-    after_ms = [round((time - began) * 1000) for time in times]
+    # Not ``round``, which takes twice as long: an answer has thousands of events.
+    after_ms = [floor((time - began) * 1000 + 0.5) for time in times]
     return _encode_journal(Journal(began, after_ms, events, list(takeovers)))

@@ -72,6 +72,20 @@ class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """System and developer messages of the request with their indexes; conversations do not store them."""
 
 
+EXTENSION_ONLY = frozenset(
+    (
+        Started,
+        ReasoningDelta,
+        ParametersIgnored,
+        ContextCompacted,
+        ToolCompleted,
+        ToolFailed,
+        ApprovalRequested,
+        ApprovalDecided,
+        AgentSpeaking,
+    )
+)
+"""Events that the OpenAI API has no place for."""
 encode_options = msgspec.json.Encoder().encode
 decode_options = msgspec.json.Decoder(AnswerOptions).decode
 
@@ -120,10 +134,10 @@ class CompletionBuilder(Struct):
             note = self._extension.encode(event)
             if note is not None and note.reasoning:
                 self._reasoning.append(note.reasoning)
+        if type(event) in EXTENSION_ONLY:
+            return
         # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
-            case Started():
-                pass
             case Completed():
                 self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
             case ModelCalled() | Handoff():
@@ -140,6 +154,7 @@ class CompletionBuilder(Struct):
                 self._ran_tools += started_tools(event)
             case (
                 TextDelta()
+                | Started()
                 | ReasoningDelta()
                 | ParametersIgnored()
                 | ContextCompacted()

@@ -42,7 +42,7 @@ from proxy.events import (
 )
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
-from proxy.wire.chat.completion import AnswerOptions, extension_encoder, finish_reason_for
+from proxy.wire.chat.completion import EXTENSION_ONLY, AnswerOptions, extension_encoder, finish_reason_for
 from proxy.wire.chat.extension_objects import ExtensionUpdate
 from proxy.wire.chat.response_models import (
     CallMore,
@@ -193,9 +193,9 @@ class ChunkEncoder:
         if type(event) is TextDelta:
             text = self._text(event)
             return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
+        if type(event) in EXTENSION_ONLY:
+            return []
         match event:
-            case Started():
-                pass
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
             case ModelCalled() | Handoff():
@@ -213,6 +213,7 @@ class ChunkEncoder:
                 self._ran_tools += started_tools(event)
             case (
                 TextDelta()
+                | Started()
                 | ReasoningDelta()
                 | ParametersIgnored()
                 | ContextCompacted()
