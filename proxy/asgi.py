@@ -23,6 +23,7 @@ from proxy.auth import is_this_machine
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.log_config import configure_logging
 from proxy.routes.error_response import answer_of
+from proxy.routes.server_extensions import remove_bypassing
 from proxy.start_check import Start, with_all_problems
 from proxy.wire.errors import loopback_only
 
@@ -41,6 +42,7 @@ class AsgiApplication:
         if scope["type"] == "lifespan":
             await self._run(receive, send)
         elif self._is_allowed(scope):
+            remove_bypassing(scope, receive, send)
             await self._app(scope, receive, send)
         else:
             await _refuse(scope, receive, send)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from starlette.types import Receive, Scope, Send
+
 DISCONNECT = "handoff_proxy.disconnect"
 """The ``Disconnect`` of the request, which is also reported if the client reads nothing for a time."""
 BODY_WRITER = "handoff_proxy.body_writer"
@@ -18,6 +20,19 @@ REQUEST_BODY = "handoff_proxy.request_body"
 START_WITH_BODY = "handoff_proxy.start_with_body"
 """The message that starts a response can have ``body`` and ``more_body`` of the next one, which it replaces.
 Middleware that changes bodies removes it."""
+
+
+def remove_bypassing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Remove the extensions that would bypass middleware between the server and this application.
+
+    Such middleware replaces ``receive`` or ``send``, which are otherwise methods of the object of the extensions.
+    """
+    extensions = scope.get("extensions", {})
+    exchange = extensions.get(BODY_WRITER)
+    if exchange is not None and getattr(send, "__self__", None) is not exchange:
+        del extensions[BODY_WRITER], extensions[START_WITH_BODY]
+    if exchange is not None and getattr(receive, "__self__", None) is not exchange:
+        del extensions[REQUEST_BODY]
 
 
 class Disconnect:

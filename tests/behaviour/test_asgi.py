@@ -97,6 +97,36 @@ async def test_openai_sdk_works_and_the_server_stops(tmp_path: Path, arguments: 
     assert "Traceback" not in errors.text
 
 
+MIDDLEWARE = """
+from proxy.asgi import app as proxy
+
+
+async def app(scope, receive, send):
+    async def send_upper(message):
+        if message["type"] == "http.response.body":
+            message["body"] = message["body"].upper()
+        await send(message)
+
+    await proxy(scope, receive, send_upper)
+"""
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_middleware_around_the_application_gets_all_bodies(tmp_path: Path, *, is_stream: bool) -> None:
+    (tmp_path / "wrapped.py").write_text(MIDDLEWARE)
+    port = free_port()
+    arguments = ("uvicorn", "wrapped:app", "--http", "proxy.http_protocol:BoundedHttp", "--port", str(port))
+    async with server(tmp_path, *arguments, is_forked=False) as (process, _):
+        await is_ready(f"http://127.0.0.1:{port}", process)
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            body = {"model": "acme-support", "messages": QUESTION, "stream": is_stream}
+            answer = await client.post("/v1/chat/completions", json=body)
+
+    assert answer.status_code == 200
+    assert '"CHOICES":' in answer.text
+    assert answer.text == answer.text.upper()
+
+
 async def test_invalid_settings_end_the_server_with_a_sentence(tmp_path: Path) -> None:
     for arguments in (UVICORN, GUNICORN):
         # One worker: gunicorn sometimes exits with 1 when a second one fails while it stops.

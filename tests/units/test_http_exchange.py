@@ -12,7 +12,13 @@ from uvicorn.server import ServerState
 
 from proxy.errors import ShuttingDown
 from proxy.http_exchange import HttpExchange, header_lines
-from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, REQUEST_BODY
+from proxy.routes.server_extensions import (
+    BODY_WRITER,
+    DISCONNECT,
+    REQUEST_BODY,
+    START_WITH_BODY,
+    remove_bypassing,
+)
 
 
 class FakeTransport:
@@ -396,6 +402,35 @@ def test_header_values_can_have_tabs_and_latin_1() -> None:
 
 def test_a_response_without_headers_has_no_lines() -> None:
     assert header_lines([]) == b""
+
+
+# --- the extensions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wraps_receive", "wraps_send", "left"),
+    [
+        (False, False, {DISCONNECT, BODY_WRITER, START_WITH_BODY, REQUEST_BODY}),
+        (True, False, {DISCONNECT, BODY_WRITER, START_WITH_BODY}),
+        (False, True, {DISCONNECT, REQUEST_BODY}),
+    ],
+)
+async def test_extensions_that_would_bypass_middleware_are_removed(
+    left: set[str], *, wraps_receive: bool, wraps_send: bool
+) -> None:
+    exchange, scope = exchange_of(FakeConnection())
+
+    async def receive() -> Any:
+        return await exchange.receive()
+
+    async def send(message: Any) -> None:
+        await exchange.send(message)
+
+    remove_bypassing(
+        scope, receive if wraps_receive else exchange.receive, send if wraps_send else exchange.send
+    )
+
+    assert scope["extensions"].keys() == left
 
 
 # --- the application -------------------------------------------------------------------------------------------
