@@ -44,7 +44,7 @@ class ChatCompletions:
         connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
-        body = await read_body(scope, receive, settings)
+        body = await read_body(scope, receive, settings, headers)
         if services.passing is not None and await services.passing.serve(
             body, connection, access.caller, access.terms
         ):

@@ -295,9 +295,9 @@ def _caller(request: Request) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    settings = services_of(request.scope).settings
+    scope = request.scope
     try:
-        return await read_body(request.scope, request.receive, settings)
+        return await read_body(scope, request.receive, services_of(scope).settings, headers_of(scope))
     except ClientDisconnected:
         # The client has disconnected, so this error is only logged.
         raise InvalidRequest("The request ended before it was whole.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -126,8 +126,8 @@ def is_placeholder(value: str) -> bool:
     return value.startswith("{{") and value.endswith("}}")
 
 
-async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """Return the whole body, decoded if it is compressed with gzip.
+async def read_body(scope: Scope, receive: Receive, settings: Settings, headers: Mapping[str, str]) -> bytes:
+    """Return the whole body, decoded if it is compressed with gzip. ``headers`` are those of ``headers_of``.
 
     ``max_body_bytes`` limits the body both as it is sent and decoded.
 
@@ -139,7 +139,6 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
         ClientDisconnected: The client disconnected.
     """
     limit_bytes = settings.max_body_bytes
-    headers = headers_of(scope)
     encoding = headers.get("content-encoding")
     if encoding is not None:
         encoding = encoding.strip().lower()
@@ -164,7 +163,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     return await asyncio.to_thread(decode_gzip, body, limit_bytes=limit_bytes)
 
 
-def _content_length(headers: dict[str, str]) -> int | None:
+def _content_length(headers: Mapping[str, str]) -> int | None:
     announced = headers.get("content-length", "")
     return int(announced) if announced.isdecimal() else None
 

@@ -54,7 +54,7 @@ class Responses:
         connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
-        body = await read_body(scope, receive, settings)
+        body = await read_body(scope, receive, settings, headers)
         decode = partial(
             decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )

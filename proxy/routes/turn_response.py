@@ -110,9 +110,10 @@ def encoder_options(
     """
     options = requested if opened.stored_options is None else decode(opened.stored_options)
     assert options is not None
-    # One model answers a side request, so there are no handoffs to report.
-    events = options.events if opened.match != "side-request" else "none"
-    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
+    if opened.match == "side-request":
+        # One model answers it, so there are no handoffs to report.
+        options = msgspec.structs.replace(options, events="none")
+    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
 
 
 def turn_headers(

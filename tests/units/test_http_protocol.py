@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_during_a_stream_is_noticed_after_a_body_of_a
     body_read = asyncio.Event()
 
     async def streams(scope: Any, receive: Any, send: Any) -> None:
-        body = await read_body(scope, receive, Settings())
+        body = await read_body(scope, receive, Settings(), headers_of(scope))
         assert len(body) == body_bytes
         scope["extensions"][DISCONNECT].listener = left.set
         await send({"type": "http.response.start", "status": 200, "headers": []})

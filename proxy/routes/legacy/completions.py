@@ -39,8 +39,8 @@ class LegacyCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services, _, _ = request_context(scope)
-        body = await read_body(scope, receive, services.settings)
+        services, headers, _ = request_context(scope)
+        body = await read_body(scope, receive, services.settings, headers)
         endpoint = self._by_kind.get(kind_of(body), self._chat)
         # ``_BODY_HEADERS`` describe the encoded body; the endpoint receives the decoded one.
         others = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]

@@ -50,8 +50,8 @@ def legacy_endpoint(endpoint: Endpoint) -> PlainEndpoint:
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
     """Return the services, the caller and the body of a request."""
-    services, _, access = request_context(scope)
-    return services, access.caller, await read_body(scope, receive, services.settings)
+    services, headers, access = request_context(scope)
+    return services, access.caller, await read_body(scope, receive, services.settings, headers)
 
 
 def team_of(
