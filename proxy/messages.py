@@ -9,7 +9,7 @@ visit them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeGuard
 
 import msgspec
@@ -171,9 +171,66 @@ def is_instruction(message: Message) -> TypeGuard[SystemMessage | DeveloperMessa
     return type(message) in _INSTRUCTIONS
 
 
+class TextMessages(list[Message]):
+    """Messages that have only text: their contents are strings, and there are neither tool calls nor results.
+
+    Most lists of clients are like that, and can be long. ``text_messages`` checks a list once, and the class states the
+    result to everything that reads the list later. It does not change.
+    """
+
+    __slots__ = ("has_instructions", "texts")
+    texts: Sequence[str]
+    """The contents of the messages."""
+    has_instructions: bool
+
+
+def text_messages(messages: Sequence[Message]) -> TextMessages | None:
+    """Return the messages as ``TextMessages``; None if they have more than text."""
+    has_instructions = False
+    for message in [message for message in messages if type(message) is not UserMessage]:
+        if type(message) is AssistantMessage:
+            if message.tool_calls is not None or message.function_call is not None:
+                return None
+        elif type(message) in _INSTRUCTIONS:
+            has_instructions = True
+        else:
+            return None
+    contents = _contents(messages)
+    try:
+        # It fails unless all are strings, and takes half the time of looking at the type of each.
+        "".join(contents)
+    except TypeError:
+        return None
+    return _text_messages(messages, contents, has_instructions=has_instructions)
+
+
+def _text_messages(
+    messages: Sequence[Message], texts: Sequence[str], *, has_instructions: bool
+) -> TextMessages:
+    only_text = TextMessages(messages)
+    only_text.texts, only_text.has_instructions = texts, has_instructions
+    return only_text
+
+
+def _contents(messages: Sequence[Message]) -> list[Any]:
+    return [message.content for message in messages]
+
+
 def has_instructions(messages: Iterable[Message]) -> bool:
     """Whether at least one of the messages has instructions; faster than a call of ``is_instruction`` for each."""
+    if type(messages) is TextMessages:
+        return messages.has_instructions
     return not _INSTRUCTIONS.isdisjoint(map(type, messages))
+
+
+def without_instructions(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages whose role is neither system nor developer; the same list if these are all."""
+    if not has_instructions(messages):
+        return messages
+    others = [message for message in messages if type(message) not in _INSTRUCTIONS]
+    if type(messages) is not TextMessages:
+        return others
+    return _text_messages(others, _contents(others), has_instructions=False)
 
 
 def text_of(message: Message) -> str:

@@ -14,6 +14,7 @@ from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.turn_state import TurnState
 from proxy.messages import FunctionTool, NamedToolChoice, Parameters, ToolChoice
 from proxy.providers.model import NO_STATES, ModelRequest
+from proxy.turns.plain_items import PlainItems
 from proxy.turns.turn import Turn
 
 _NO_PARAMETERS = Parameters()
@@ -63,7 +64,8 @@ def build_request(
     """Return the request for the next call of the agent's model; see ``call_model`` for ``own_tools``."""
     turn = state.turn
     tools = (*own_tools, *client_tools)
-    with_state = [item for item in (*view.earlier, *view.own) if item.state is not None]
+    earlier = () if type(view.earlier) is PlainItems else view.earlier
+    with_state = [item for item in (*earlier, *view.own) if item.state is not None]
     choice, parameters, requested = turn.tool_choice, agent.parameters, _OF_EACH_REQUEST
     if choice is not None or turn.parameters != _NO_PARAMETERS:
         parameters = _merged(parameters, turn.parameters, has_tools=bool(tools))

@@ -19,12 +19,16 @@ from proxy.messages import (
     Message,
     ProviderState,
     SystemMessage,
+    TextMessages,
     ToolCall,
     ToolMessage,
+    UserMessage,
     has_instructions,
     is_instruction,
     text_of,
+    without_instructions,
 )
+from proxy.turns.plain_items import messages_of
 
 NOT_EXECUTED = "not executed: no result was given for this call"
 
@@ -32,27 +36,27 @@ NOT_EXECUTED = "not executed: no result was given for this call"
 def messages_for(
     instructions: str,
     overlay: Sequence[SystemMessage | DeveloperMessage],
-    context: Iterable[Item],
-    items: Iterable[Item],
+    context: Sequence[Item],
+    items: Sequence[Item],
 ) -> list[Message]:
     """Return all messages of a model call, beginning with one system message.
 
     Several providers accept only one system message, and only as the first message. It contains the agent's
     instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
-    messages = [item.message for item in (*context, *items)]
-    stored: list[Message] = []
-    if has_instructions(messages):
-        stored = [message for message in messages if is_instruction(message)]
-        messages = [message for message in messages if not is_instruction(message)]
+    parts = messages_of(context), messages_of(items)
+    stored = [
+        message for part in parts if has_instructions(part) for message in part if is_instruction(message)
+    ]
     text = instructions
     if stored or overlay:
         text = "\n\n".join(
             part for part in (instructions, *map(text_of, stored), *map(text_of, overlay)) if part
         )
     chain: list[Message] = [SystemMessage(content=text)] if text else []
-    chain.extend(messages)
-    return closed(chain)
+    for part in parts:
+        chain += without_instructions(part) if stored else part
+    return closed(chain) if any(map(_has_calls_or_results, parts)) else chain
 
 
 def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
@@ -96,7 +100,9 @@ def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> Pro
 
 def _has_calls_or_results(messages: Sequence[Message]) -> bool:
     """Whether there are calls or results; without a call for each of thousands of messages."""
-    for message in messages:
+    if type(messages) is TextMessages:
+        return False
+    for message in [message for message in messages if type(message) is not UserMessage]:
         if type(message) is AssistantMessage:
             if message.tool_calls or message.function_call:
                 return True

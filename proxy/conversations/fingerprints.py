@@ -16,6 +16,7 @@ from proxy.messages import (
     AssistantMessage,
     FunctionCall,
     Message,
+    TextMessages,
     ToolMessage,
     UserMessage,
     is_instruction,
@@ -28,6 +29,8 @@ _SIZE = 16
 _new_hash = blake2b(digest_size=_SIZE).copy
 """Copying an empty hash takes less time than creating one."""
 _WHITE = b" \t\n\r\x0b\x0c"
+_MAX_HEADINGS = 1024
+"""Lengths of texts whose headings are cached, 100 KB for each role: formatting one takes as long as hashing a text."""
 _BETWEEN = "\0"
 """Between the texts of a list; hardly any text contains it."""
 # Some models put reasoning into the text, and some clients remove it before they send the message again.
@@ -46,33 +49,48 @@ def last_answer_of(scope: bytes, text: str) -> bytes | None:
     return _digest(b"answer", scope, data) if data else None
 
 
+class _Headings(dict[int, bytes]):
+    """What precedes a text of a role in the hash, by the length of the text in bytes."""
+
+    def __init__(self, role: bytes) -> None:
+        super().__init__()
+        self._role = role
+
+    def __missing__(self, length: int) -> bytes:
+        heading = b"%b%d:" % (self._role, length)
+        if length < _MAX_HEADINGS:
+            self[length] = heading
+        return heading
+
+
+_OF_USER, _OF_ASSISTANT = _Headings(b"u"), _Headings(b"a")
+
+
 class Transcript:
     """The hash of a growing transcript; ``start`` is a scope, or the fingerprint of a turn to continue from."""
 
-    __slots__ = ("_pieces", "_results", "fingerprint")
+    __slots__ = ("_added", "_hash", "_results", "fingerprint")
 
     def __init__(self, start: bytes) -> None:
         self.fingerprint = start
-        self._pieces = [start]
-        """The fingerprint, and what was added since."""
+        self._hash = _new_hash()
+        self._hash.update(start)
+        """The hash of the fingerprint and what was added since."""
+        self._added: list[bytes] = []
         self._results = 0
 
     def state(self) -> tuple[bytes, bytes, int]:
         """Return what ``restored`` needs: the fingerprint, and what was added since."""
-        return self.fingerprint, b"".join(self._pieces[1:]), self._results
+        return self.fingerprint, b"".join(self._added), self._results
 
     @classmethod
     def restored(cls, fingerprint: bytes, added: bytes, results: int) -> Transcript:
         """Return the transcript with this state."""
         transcript = cls(fingerprint)
-        transcript._pieces.append(added)
+        transcript._hash.update(added)
+        transcript._added.append(added)
         transcript._results = results
         return transcript
-
-    def _hash(self) -> bytes:
-        new = _new_hash()
-        new.update(b"".join(self._pieces))
-        return new.digest()
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
@@ -81,35 +99,43 @@ class Transcript:
     def extend(self, messages: Sequence[Message], *, first: int = 0) -> list[tuple[int, bytes]]:
         """Add messages in order; return the index and the fingerprint of each assistant message that has one.
 
-        The first message has the index ``first``. A list has thousands of messages: the loop calls no Python function,
-        and each hash is one call for all that it depends on.
+        The first message has the index ``first``.
         """
+        return self._extend(messages, _hashed_texts(messages), first)
+
+    def _extend(
+        self, messages: Sequence[Message], hashed: Sequence[bytes], first: int = 0
+    ) -> list[tuple[int, bytes]]:
+        # A list has thousands of messages: the loop calls no Python function.
         boundaries: list[tuple[int, bytes]] = []
-        pieces = self._pieces
-        for index, (message, data) in enumerate(zip(messages, _hashed_texts(messages), strict=True), first):
+        fingerprint, new, added = self.fingerprint, self._hash, self._added
+        for index, (message, data) in enumerate(zip(messages, hashed, strict=True), first):
             if type(message) is UserMessage:
                 if data:
-                    pieces.append(b"u%d:%b" % (len(data), data))
+                    piece = _OF_USER[len(data)] + data
+                    new.update(piece)
+                    added.append(piece)
             elif type(message) is AssistantMessage:
                 if data or not (message.tool_calls or message.function_call):
-                    pieces.append(b"a%d:%b" % (len(data), data))
-                    new = _new_hash()
-                    new.update(b"".join(pieces))
+                    new.update(_OF_ASSISTANT[len(data)] + data)
                     fingerprint = new.digest()
-                    pieces = [fingerprint]
                     boundaries.append((index, fingerprint))
+                    new = _new_hash()
+                    new.update(fingerprint)
+                    added.clear()
                     self._results = 0
             elif type(message) is ToolMessage:
                 self._results += 1
-        self.fingerprint = boundaries[-1][1] if boundaries else self.fingerprint
-        self._pieces = pieces
+        self.fingerprint, self._hash = fingerprint, new
         return boundaries
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
         """Add an assistant's text and return the fingerprint; None for a tool call without text, which is not added."""
-        if is_call and not hashed_answer(text):
+        data = hashed_answer(text)
+        if is_call and not data:
             return None
-        return self.add(AssistantMessage(text))
+        self._extend([AssistantMessage(text)], [data])
+        return self.fingerprint
 
     def call(self, call: FunctionCall) -> bytes:
         """Return the digest of a tool call at this position, to find calls without ids. The transcript is unchanged.
@@ -117,14 +143,14 @@ class Transcript:
         The digest includes the number of results, because a model can repeat a call after its first result.
         """
         arguments = call.arguments.encode("utf-8", "surrogatepass").translate(None, _WHITE)
-        return _digest(b"call", self._hash(), b"%d" % self._results, call.name.encode(), arguments)
+        return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), arguments)
 
     def input_fingerprint(self) -> bytes:
         """Return the digest of the messages so far, by which the turn is found that answers them.
 
         It includes the number of results: a turn that continues with results has another digest than the one before.
         """
-        return _digest(b"input", self._hash(), b"%d" % self._results)
+        return _digest(b"input", self._hash.digest(), b"%d" % self._results)
 
 
 def transcript_after(branch: Branch | None, scope: bytes, messages: Sequence[Message] = ()) -> Transcript:
@@ -204,14 +230,18 @@ def _hashed_texts(messages: Sequence[Message]) -> Sequence[bytes]:
 
     Results of tools, which can be long, are not hashed and therefore empty.
     """
-    texts = [
-        ""
-        if type(message) is ToolMessage
-        else content
-        if type(content := message.content) is str
-        else text_of(message)
-        for message in messages
-    ]
+    texts = (
+        messages.texts
+        if type(messages) is TextMessages
+        else [
+            ""
+            if type(message) is ToolMessage
+            else content
+            if type(content := message.content) is str
+            else text_of(message)
+            for message in messages
+        ]
+    )
     # All texts with one call each: a list has thousands, and most of them are short.
     joined = _BETWEEN.join(texts)
     if "<" in joined:

@@ -9,7 +9,6 @@ and results of server tools.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -47,6 +46,7 @@ from proxy.messages import (
 )
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
+from proxy.turns.plain_items import PlainItems, messages_of
 from proxy.turns.records import Branch, Conversation
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
@@ -69,7 +69,6 @@ RULES: Sequence[Rule] = (
     entry_agent,
 )
 """The rules in order; each returns None if it does not apply."""
-_MESSAGE = attrgetter("message")
 
 
 class ResolvedTurn(Struct, frozen=True):
@@ -217,7 +216,10 @@ def _resolved_behind(resolved: ResolvedTurn, step: Step, branch: Branch | None) 
 def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     """Build the context and the input of the turn that a rule selected."""
     request, branch, step = query.request, match.branch, match.step
-    new = query.messages[match.shown :] if match.new is None else match.new
+    new = match.new
+    if new is None:
+        # Not a copy of the whole list, which would not state any more that it has only text.
+        new = query.messages[match.shown :] if match.shown else query.messages
     new_items = request.items_of(new)
     parent: int | None = None
     agent = match.agent
@@ -274,7 +276,7 @@ def _without_instructions(
 ) -> tuple[Sequence[SystemMessage | DeveloperMessage], Sequence[Item]]:
     """Return the instructions among the items of a branch, and the other items."""
     # A branch has thousands of items, and hardly one has instructions.
-    if not has_instructions(map(_MESSAGE, items)):
+    if not has_instructions(messages_of(items)):
         return (), items
     instructions = [message for item in items if is_instruction(message := item.message)]
     return instructions, [item for item in items if not is_instruction(item.message)]
@@ -292,5 +294,8 @@ def _input(request: TurnRequest, new: Sequence[Item], instructions: Sequence[Mes
     """Return the new messages, with instructions in their place if these become part of the conversation."""
     if not (instructions and request.keeps_instructions):
         return new
+    if type(new) is PlainItems:
+        wanted = {*map(id, new.messages), *map(id, instructions)}
+        return PlainItems([message for message in request.messages if id(message) in wanted])
     stored = {id(item.message): item for item in (*new, *map(Item, instructions))}
     return [stored[id(message)] for message in request.messages if id(message) in stored]

@@ -119,7 +119,8 @@ class ResolverQuery:
             boundaries += transcript.extend(self.messages[begin : end + 1], first=begin)
             inputs.append((end, transcript.input_fingerprint()))
             begin = end + 1
-        boundaries += transcript.extend(self.messages[begin:], first=begin)
+        # The whole list rather than a copy, which would not state any more that it has only text.
+        boundaries += transcript.extend(self.messages[begin:] if begin else self.messages, first=begin)
         self._fingerprints = transcript, boundaries, inputs
         return self._fingerprints
 
@@ -243,10 +244,11 @@ async def _longest(query: ResolverQuery, conversation: Conversation | None) -> t
         places = await query.turns.find_matches(
             [fingerprint for _, fingerprint in part], conversation=conversation.key if conversation else None
         )
-        by_fingerprint = {place.fingerprint: place for place in places}
-        for index, fingerprint in reversed(part):
-            if fingerprint in by_fingerprint:
-                return by_fingerprint[fingerprint], index
+        if places:
+            by_fingerprint = {place.fingerprint: place for place in places}
+            for index, fingerprint in reversed(part):
+                if fingerprint in by_fingerprint:
+                    return by_fingerprint[fingerprint], index
         end, size = end - size, NEXT_LOOKUPS
     return None, -1
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.messages import Message, Parameters, ToolChoice
+from proxy.messages import Message, Parameters, TextMessages, ToolChoice
 from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
 _NO_PARAMETERS = Parameters()
@@ -69,7 +69,9 @@ class Abilities(msgspec.Struct, frozen=True):
 
 def is_plain(parameters: Parameters, messages: Sequence[Message]) -> bool:
     """Whether every model can do what a request without tools needs: no parameters, and only text."""
-    return parameters == _NO_PARAMETERS and _TEXT.issuperset(map(type, map(_content, messages)))
+    if parameters != _NO_PARAMETERS:
+        return False
+    return type(messages) is TextMessages or _TEXT.issuperset(map(type, map(_content, messages)))
 
 
 def _requested(parameters: Parameters, tool_choice: ToolChoice | None) -> list[str]:

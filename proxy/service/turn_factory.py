@@ -12,6 +12,7 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.messages import DeveloperMessage, Item, SystemMessage
 from proxy.turns.contract import ServedTeam
 from proxy.turns.ids import new_id
+from proxy.turns.plain_items import joined_items
 from proxy.turns.records import NewTurn
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
@@ -71,7 +72,7 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         new.id,
         new.conversation_id,
         agent=resolved.agent,
-        context=[*resolved.context, *resolved.new_messages],
+        context=joined_items(resolved.context, resolved.new_messages),
         overlay=resolved.overlay,
     )
     turn.may_ask = request.is_stored and resolved.is_stored_whole

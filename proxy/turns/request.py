@@ -19,9 +19,10 @@ from proxy.messages import (
     ProviderState,
     SystemMessage,
     ToolChoice,
-    has_instructions,
     is_instruction,
+    without_instructions,
 )
+from proxy.turns.plain_items import PlainItems
 from proxy.turns.structured_output import ResponseFormat
 from proxy.wire.approvals import ApprovalDecision
 
@@ -128,10 +129,9 @@ class TurnRequest(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         system: Sequence[SystemMessage | DeveloperMessage] = ()
-        others = self.messages
-        if has_instructions(others):
+        others = without_instructions(self.messages)
+        if others is not self.messages:
             system = [message for message in self.messages if is_instruction(message)]
-            others = [message for message in self.messages if not is_instruction(message)]
         force_setattr(self, "system_messages", system)
         force_setattr(self, "turn_messages", others)
         states: dict[int, ProviderState] = {}
@@ -147,11 +147,10 @@ class TurnRequest(Struct, frozen=True):
         compaction = Compaction(retained_from=0) if id(message) in self._summaries else None
         return Item(message, state=self._states.get(id(message)), compaction=compaction)
 
-    def items_of(self, messages: Sequence[Message]) -> list[Item]:
+    def items_of(self, messages: Sequence[Message]) -> Sequence[Item]:
         """Return some of the messages as items."""
         if not self._states and not self._summaries:
-            # Lists have up to thousands of messages.
-            return list(map(Item, messages))
+            return PlainItems(messages)
         return [self.item_of(message) for message in messages]
 
 

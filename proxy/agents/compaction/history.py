@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from proxy.messages import AssistantMessage, HandoffRecord, Item, ToolMessage, UserMessage
+from proxy.turns.plain_items import PlainItems
 
 _SUMMARY = "Summary of the conversation before the handover:\n\n"
 _HANDED_OVER = "{source} hands this task over to you."
@@ -36,10 +37,10 @@ class History(Struct, frozen=True):
 
 def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view: str = "") -> History:
     """Return what the agent sees; ``view`` is the scope of its form of the items, "" for that of models."""
+    if not view and not has_marks(context) and not has_marks(own):
+        return History(context, own, has_marks=False)
     items = [*context, *own]
     marked = [at for at, item in enumerate(items) if item.handoff is not None or item.compaction is not None]
-    if not marked and not view:
-        return History(context, own, has_marks=False)
     records = [at for at in marked if items[at].handoff is not None]
     if not records:
         compactions = [compaction for at in marked if (compaction := items[at].compaction) is not None]
@@ -54,6 +55,13 @@ def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view
                 return _part(items, at, record, len(context), view)
             break
     return History(_of_scope(context, view), _of_scope(own, view), view, is_mixed or bool(view))
+
+
+def has_marks(items: Sequence[Item]) -> bool:
+    """Whether some of the items have a handoff or a compaction."""
+    return type(items) is not PlainItems and bool(
+        [item for item in items if item.handoff is not None or item.compaction is not None]
+    )
 
 
 def member_history(

@@ -13,6 +13,7 @@ import msgspec
 
 from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
 from proxy.store.sql.tables import storable
+from proxy.turns.plain_items import PlainItems
 from proxy.turns.records import Progress
 
 ItemRow = tuple[bool, str | None, bool, str]
@@ -30,9 +31,6 @@ class MessageList(msgspec.Struct, frozen=True):
 StoredItems = Sequence[ItemRow] | MessageList
 """The items of a turn in the stored format."""
 
-COMPACTION_MEMBER = '"compaction":'
-"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
-
 
 class _Members(msgspec.Struct, omit_defaults=True, gc=False):
     """Members of the stored message that are not part of the message, behind those that are."""
@@ -44,6 +42,10 @@ class _Members(msgspec.Struct, omit_defaults=True, gc=False):
     handoff: HandoffRecord | None = None
 
 
+# In the JSON of a message, quotes inside a text are escaped, so that only a member of this name contains one of these.
+COMPACTION_MEMBER = '"compaction":'
+_MEMBERS = tuple(f'"{name}":' for name in _Members.__struct_fields__)
+
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 _decode_all_members = msgspec.json.Decoder(list[_Members]).decode
 _decode_rows = msgspec.json.Decoder(list[ItemRow]).decode
@@ -53,29 +55,13 @@ _encode = msgspec.json.Encoder().encode
 
 def input_items(items: Sequence[Item]) -> StoredItems:
     """Return the input of a turn in the stored format."""
-    if len(items) >= LONG_LIST and _are_messages_of_client(items):
+    if len(items) >= LONG_LIST and type(items) is PlainItems and items.are_of_client:
         try:
             # One text for all messages: to encode and insert one for each takes twice as long.
-            return MessageList(_encode([item.message for item in items]).decode())
+            return MessageList(_encode(items.messages).decode())
         except UnicodeEncodeError:
             pass
     return item_rows(items, is_input=True)
-
-
-def _are_messages_of_client(items: Sequence[Item]) -> bool:
-    """Whether the items are visible messages of the client without further members."""
-    others = [
-        item
-        for item in items
-        if item.agent is not None
-        or not item.visible
-        or item.state is not None
-        or item.compaction is not None
-        or item.tokens is not None
-        or item.delegate is not None
-        or item.handoff is not None
-    ]
-    return not others
 
 
 def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
@@ -91,16 +77,21 @@ def to_item(message: str, agent: str | None, visible: bool) -> Item:
     return to_items([(message, agent, visible)])[0]
 
 
-def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
+def to_items(columns: Sequence[Sequence[Any]]) -> Sequence[Item]:
     """Return the items of rows that begin with message, agent and visible (true or 1)."""
     # As one JSON list: a call for every message of a long conversation takes eight times as long.
     messages = ",".join([row[0] for row in columns])
     return items_of_columns(messages, [row[1] for row in columns], [row[2] for row in columns])
 
 
-def items_of_columns(messages: str, agents: Sequence[str | None], visible: Sequence[int]) -> list[Item]:
+def items_of_columns(messages: str, agents: Sequence[str | None], visible: Sequence[int]) -> Sequence[Item]:
     """Return the items of columns; ``messages`` are joined with commas."""
     joined = f"[{messages}]"
+    for member in _MEMBERS:
+        if member in messages:
+            break
+    else:
+        return PlainItems(_decode_messages(joined), agents, visible)
     return [
         Item(
             message,

@@ -109,7 +109,7 @@ class TurnQueries:
             unknown=unknown,
         )
 
-    def last_items(self, connection: Connection, turn: int, limit: int) -> list[Item]:
+    def last_items(self, connection: Connection, turn: int, limit: int) -> Sequence[Item]:
         """Return the last items of a turn, oldest first."""
         found = self._last_items.run(connection, [{"turn": turn, "at_most": limit}])
         return stored_items.to_items(found)[::-1]

@@ -8,7 +8,7 @@ results with ids that start with ``TRANSLATED_ID``. A ``function`` message witho
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    text_messages,
 )
 from proxy.wire.validation.errors import empty, missing, not_among, too_long
 
@@ -42,7 +43,6 @@ _PARTS: dict[type[Any], tuple[str, ...]] = {
     ToolMessage: ("text", "image_url", "input_audio", "file"),
 }
 
-_RESULTS: frozenset[type[Message]] = frozenset((ToolMessage, FunctionMessage))
 _NOUNS = {"messages": "messages", "input": "items", "items": "items"}
 
 MAX_PARTS = 10_000
@@ -60,7 +60,7 @@ def unexpected_tool_result(index: int, role: str = "tool") -> InvalidRequest:
 
 
 def validate_messages(messages: list[Message], *, max_messages: int) -> list[Message]:
-    """Return the normalised messages.
+    """Return the normalised messages; ``TextMessages`` if they have only text, as nearly all lists do.
 
     Tool results without a preceding assistant message are valid: they can answer tool calls of a stored conversation.
 
@@ -70,8 +70,8 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
-    if _are_only_text(messages):
-        return messages
+    if (only_text := text_messages(messages)) is not None:
+        return only_text
     check_parts("messages", [message.content for message in messages])
     changed: dict[int, Message] = {}
     calls: _OpenCalls | None = None  # None before any assistant message
@@ -97,22 +97,6 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
         if proper is not message:
             changed[index] = proper
     return [changed.get(index, message) for index, message in enumerate(messages)] if changed else messages
-
-
-def _are_only_text(messages: Sequence[Message]) -> bool:
-    """Whether there is nothing to check: all contents are strings, and there are neither calls nor results.
-
-    Nearly all lists are like that, and can be long.
-    """
-    for message in messages:
-        if type(message.content) is not str:
-            return False
-        if type(message) is AssistantMessage:
-            if message.tool_calls is not None or message.function_call is not None:
-                return False
-        elif type(message) is not UserMessage and type(message) in _RESULTS:
-            return False
-    return True
 
 
 def check_parts(param: str, contents: Iterable[object]) -> None:

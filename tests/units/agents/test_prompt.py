@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+
 from proxy.agents.prompt import NOT_EXECUTED, messages_for
 from proxy.messages import (
     AssistantMessage,
@@ -14,7 +16,10 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    text_messages,
 )
+from proxy.turns.plain_items import PlainItems
+from tests.fakes.messages import message_lists
 
 
 def calling(*ids: str, text: str | None = None) -> AssistantMessage:
@@ -43,6 +48,20 @@ def test_instructions_of_agent_conversation_and_client_are_one_message() -> None
         SystemMessage("You are sales.\n\nSpeak like a pirate.\n\nBe kind.\n\nBe brief."),
         UserMessage("Hi"),
     ]
+
+
+@given(message_lists, message_lists)
+def test_messages_are_the_same_from_each_kind_of_list(context: list[Message], own: list[Message]) -> None:
+    overlay = [SystemMessage("Be brief.")]
+    items = [Item(message) for message in context], [Item(message) for message in own]
+
+    expected = messages_for("You are sales.", overlay, *items)
+
+    for plain in filter(None, (context, text_messages(context))):
+        assert messages_for("You are sales.", overlay, PlainItems(plain), items[1]) == expected
+        assert messages_for("You are sales.", overlay, PlainItems(plain), PlainItems(own)) == expected
+    whole = chain(*context, *own)
+    assert expected[1:] == (whole[1:] if whole and isinstance(whole[0], SystemMessage) else whole)
 
 
 def test_separately_stored_calls_have_all_their_results() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,12 @@ from proxy.conversations.fingerprints import (
     Transcript,
     agent_by_user_messages,
     fingerprint_behind,
+    hashed_answer,
     is_first_input,
     last_answer_of,
     scope_of,
     transcript_after,
+    user_text,
     without_thinking,
 )
 from proxy.messages import (
@@ -31,8 +34,11 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    text_messages,
+    text_of,
 )
 from proxy.turns.records import Branch, ChainTurn
+from tests.fakes.messages import message_lists
 
 NAMES = ("think", "thinking", "reasoning")
 PIECES = [f"<{name}>" for name in NAMES] + [f"</{name}>" for name in NAMES] + ["<", ">", "a", "\n", "think"]
@@ -192,6 +198,38 @@ def test_a_list_has_the_same_fingerprints_at_once_in_two_parts_and_message_by_me
         assert transcript.fingerprint == single.fingerprint
         assert transcript.input_fingerprint() == single.input_fingerprint()
         assert Transcript.restored(*transcript.state()).input_fingerprint() == single.input_fingerprint()
+
+
+def plain_fingerprints(messages: list[Message]) -> list[tuple[int, bytes]]:
+    """The definition: the hash of the fingerprint before, and of each text since with its role and length."""
+    found: list[tuple[int, bytes]] = []
+    before = SCOPE
+    for index, message in enumerate(messages):
+        if isinstance(message, UserMessage):
+            text = user_text(text_of(message))
+            before += b"u%d:%b" % (len(text), text) if text else b""
+        elif isinstance(message, AssistantMessage):
+            text = hashed_answer(text_of(message))
+            if text or not (message.tool_calls or message.function_call):
+                before = blake2b(before + b"a%d:%b" % (len(text), text), digest_size=16).digest()
+                found.append((index, before))
+    return found
+
+
+@given(message_lists)
+def test_fingerprints_of_each_kind_of_list_are_those_of_their_definition(messages: list[Message]) -> None:
+    for one in filter(None, (messages, text_messages(messages))):
+        transcript = Transcript(SCOPE)
+
+        assert transcript.extend(one) == plain_fingerprints(messages)
+        assert transcript.answer("Bye") == plain_fingerprints([*messages, AssistantMessage("Bye")])[-1][1]
+
+
+@pytest.mark.parametrize("length", [1023, 1024, 100_000])
+def test_long_texts_have_the_fingerprints_of_their_definition(length: int) -> None:
+    messages: list[Message] = [UserMessage("x" * length), AssistantMessage("ß" * length)] * 2
+
+    assert Transcript(SCOPE).extend(messages) == plain_fingerprints(messages)
 
 
 def test_scopes_differ_by_caller_team_and_end_user() -> None:

@@ -13,11 +13,13 @@ from proxy.messages import (
     HandoffHistory,
     HandoffRecord,
     Item,
+    Message,
     ToolCall,
     ToolMessage,
     UserMessage,
     text_of,
 )
+from proxy.turns.plain_items import PlainItems
 from tests.units.agents.compaction.test_context_view import answer, user
 
 
@@ -34,6 +36,17 @@ def handoff(
     record = HandoffRecord(source, target, history, returns, reason="asked", summary=summary)
     result = Item(ToolMessage(call_id, f"to {target}"), agent=source, visible=False, handoff=record)
     return [Item(call, agent=source, visible=False), result]
+
+
+def test_plain_items_have_the_history_of_a_list() -> None:
+    messages: list[Message] = [UserMessage("Hi"), AssistantMessage("Hello")]
+    items = [Item(message) for message in messages]
+    marked = handoff("1", "sales", "support", history="none")
+
+    assert history_of("sales", PlainItems(messages), []) == history_of("sales", items, [])
+    assert not history_of("sales", items, []).has_marks
+    assert history_of("support", PlainItems(messages), marked) == history_of("support", items, marked)
+    assert history_of("support", PlainItems(messages), [], view="@support").items == items
 
 
 def shown(agent: str, context: list[Item], own: list[Item]) -> list[str]:

@@ -10,15 +10,19 @@ import pytest
 from proxy.messages import (
     AssistantMessage,
     Compaction,
+    DelegateRecord,
     FunctionCall,
+    HandoffRecord,
     Item,
     Message,
+    ProviderState,
     TextPart,
     ToolCall,
     ToolMessage,
     UserMessage,
 )
-from proxy.store.sql.stored_items import LONG_LIST, MessageList, input_items, item_rows
+from proxy.store.sql.stored_items import LONG_LIST, MessageList, input_items, item_rows, to_items
+from proxy.turns.plain_items import PlainItems, joined_items
 
 MESSAGES: list[Message] = [
     UserMessage('"Quoted" \\u0041 € 🦄 nul \0 \x1b[0m \x7f \u2028 </b> [{,\n'),
@@ -26,7 +30,7 @@ MESSAGES: list[Message] = [
     AssistantMessage(None, tool_calls=[ToolCall("c", FunctionCall("f", '{"a": [1.0, 1e400]}'))]),
     ToolMessage("c", ""),
 ]
-LONG = [Item(message) for message in MESSAGES * LONG_LIST]
+LONG = PlainItems(MESSAGES * LONG_LIST)
 
 
 def test_database_reads_the_same_text_from_a_list_as_it_would_get_for_each_message() -> None:
@@ -45,14 +49,53 @@ def test_database_reads_the_same_text_from_a_list_as_it_would_get_for_each_messa
         Item(UserMessage("x"), visible=False),
         Item(UserMessage("x"), compaction=Compaction()),
         Item(UserMessage("x"), tokens=1),
-        Item(UserMessage("half \ud800 a pair")),
     ],
-    ids=["agent", "hidden", "compaction", "tokens", "surrogate"],
+    ids=["agent", "hidden", "compaction", "tokens"],
 )
 def test_items_that_are_more_than_messages_of_a_client_are_rows(other: Item) -> None:
-    items = [*LONG, other]
+    items = joined_items(LONG, [other])
 
     assert input_items(items) == item_rows(items, is_input=True)
+
+
+def test_text_that_has_no_encoding_is_stored_in_rows() -> None:
+    items = PlainItems([*LONG.messages, UserMessage("half \ud800 a pair")])
+
+    assert input_items(items) == item_rows(items, is_input=True)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [Item(AssistantMessage("x"), "sales", state=ProviderState("p", {"reasoning_content": "y"}))],
+        [Item(UserMessage("x"), compaction=Compaction(2))],
+        [Item(AssistantMessage("x"), "sales", tokens=9)],
+        [
+            Item(
+                ToolMessage("c", "x"),
+                "sales",
+                False,
+                delegate=DelegateRecord("b", [Item(UserMessage("y"))], []),
+            )
+        ],
+        [Item(ToolMessage("c", "x"), "sales", False, handoff=HandoffRecord("sales", "support"))],
+    ],
+    ids=["none", "state", "compaction", "tokens", "delegate", "handoff"],
+)
+def test_items_are_read_as_they_were_stored(others: list[Item]) -> None:
+    text = ', "compaction": {}, "handoff":{}'
+    said = [
+        Item(AssistantMessage(text, name='"delegate":'), "sales"),
+        Item(UserMessage("\ud800"), visible=False),
+    ]
+    items = [*LONG, *said, *others]
+    rows = [(message, agent, visible) for _, agent, visible, message in item_rows(items, is_input=False)]
+
+    read = to_items(rows)
+
+    assert read == [*LONG, said[0], Item(UserMessage("?"), visible=False), *others]
+    assert isinstance(read, PlainItems) == (not others)
 
 
 def test_a_short_list_is_rows() -> None:

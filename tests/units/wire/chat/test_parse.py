@@ -28,6 +28,7 @@ from proxy.messages import (
     Parameters,
     RefusalPart,
     SystemMessage,
+    TextMessages,
     TextPart,
     ToolCall,
     ToolMessage,
@@ -356,6 +357,26 @@ def test_messages_are_accepted_as_real_clients_send_them(message: dict[str, Any]
 )
 def test_orders_of_messages_that_are_legal(messages: list[dict[str, Any]]) -> None:
     assert len(decode(body(*messages)).messages) == len(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "has_only_text"),
+    [
+        ([USER, {"role": "assistant", "content": "", "refusal": "No."}, USER], True),
+        ([{"role": "system", "content": "x"}, {"role": "user", "content": "x", "name": "erin"}], True),
+        ([USER, {"role": "assistant", "content": None}], False),
+        ([USER, {"role": "assistant", "content": "x", "tool_calls": []}], False),
+        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], False),
+        ([CALLING, RESULT, USER], False),
+    ],
+)
+def test_messages_that_have_only_text_are_text_messages(
+    messages: list[dict[str, Any]], has_only_text: bool
+) -> None:
+    request = decode(body(*messages))
+
+    assert isinstance(request.messages, TextMessages) == has_only_text
+    assert len(request.messages) == len(messages)
 
 
 def test_a_list_of_plain_messages_is_not_copied_out_of_order() -> None:
