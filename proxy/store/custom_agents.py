@@ -13,6 +13,7 @@ from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.dialects import insert_into, is_given, statements
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, creations, snapshots, turns
 
 R = TypeVar("R")
@@ -94,7 +95,7 @@ class CustomAgentStatements:
         self._snapshot = select(of_snapshot.body).where(
             self._is_callers, of_snapshot.digest == bindparam("of_digest")
         )
-        self._keep = insert_into(dialect, snapshots).on_conflict_do_nothing()
+        self._keep = PreparedStatement(insert_into(dialect, snapshots).on_conflict_do_nothing())
         of_conversation = conversations.c
         conversation = (
             select(of_conversation.key)
@@ -169,7 +170,7 @@ class CustomAgentStatements:
 
     def keep(self, connection: Connection, caller: str, name: str, digest: str, body: bytes) -> None:
         """Keep a snapshot."""
-        connection.execute(self._keep, {"caller": caller, "name": name, "digest": digest, "body": body})
+        self._keep.run(connection, [{"caller": caller, "name": name, "digest": digest, "body": body}])
 
     def snapshot(self, connection: Connection, caller: str, digest: str) -> bytes | None:
         """Return a snapshot, or None."""

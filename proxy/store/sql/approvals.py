@@ -34,6 +34,7 @@ from proxy.approvals.repository import (
     DecisionRecord,
 )
 from proxy.store.sql.dialects import is_given
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.stored_completions import visible_to
 from proxy.store.sql.tables import approvals, conversations, other_turns, turns
 from proxy.turns.records import Page, TurnEnd
@@ -109,7 +110,7 @@ class ApprovalStatements:
         )
         resuming = other_turns.c
         is_running = exists().where(resuming.id == _of.resumed_by, resuming.status == "running")
-        self._lost = (
+        self._lost = PreparedStatement(
             select(_of.turn, _of.caller, _of.id)
             .join(conversations, conversations.c.key == _of.conversation)
             # Written out: a partial index is used only where the database sees its condition.
@@ -156,7 +157,7 @@ class ApprovalStatements:
     def lost(self, connection: Connection) -> list[tuple[str, str]]:
         """Return (caller, approval) for turns that died; one for each turn that had asked."""
         found: dict[int, tuple[str, str]] = {}
-        for turn, caller, approval_id in connection.execute(self._lost):
+        for turn, caller, approval_id in self._lost.run(connection, [{}]):
             found.setdefault(turn, (caller, approval_id))
         return list(found.values())
 

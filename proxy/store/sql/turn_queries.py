@@ -76,7 +76,7 @@ class TurnQueries:
         self._by_body = turn_statements.by_body(record)
         self._items = select(items).where(items.c.turn == bindparam("turn")).order_by(items.c.position)
         self._nothing: Select[Any] = select(literal_column("1"))
-        self._workers = select(turns.c.worker).where(IS_RUNNING).distinct()
+        self._workers = PreparedStatement(select(turns.c.worker).where(IS_RUNNING).distinct())
 
     def conversation(self, connection: Connection, caller: str, conversation_id: str) -> Conversation | None:
         """Return the conversation, or None."""
@@ -178,7 +178,7 @@ class TurnQueries:
 
     def running_workers(self, connection: Connection) -> list[str]:
         """Return the workers that running turns name."""
-        return list(connection.scalars(self._workers))
+        return [worker for (worker,) in self._workers.run(connection, [{}])]
 
     def ask(self, connection: Connection) -> None:
         """Execute a trivial query to check that the database answers."""
