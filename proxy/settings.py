@@ -15,17 +15,9 @@ from typing import Annotated, Any, Literal
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from msgspec import Struct
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.errors import ConfigurationError
 from proxy.messages import EventsMode
@@ -88,27 +80,32 @@ HeaderName = Annotated[
 ]
 HeaderNames = Annotated[
     tuple[HeaderName, ...],
+    NoDecode,
     BeforeValidator(_split),
     ValueFormat("names of headers, separated by commas"),
 ]
 Keys = Annotated[
     tuple[Annotated[SecretStr, _secret(_VISIBLE)], ...],
+    NoDecode,
     BeforeValidator(_split),
     Field(min_length=1),
     ValueFormat("keys of visible ASCII characters, separated by commas"),
 ]
 Origins = Annotated[
     tuple[Annotated[str, Field(pattern=r"^(\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+)$")], ...],
+    NoDecode,
     BeforeValidator(_split),
     ValueFormat("origins like https://chat.example.com, or *, separated by commas"),
 ]
 HostNames = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...],
+    NoDecode,
     BeforeValidator(_split),
     ValueFormat("names of hosts without port, separated by commas"),
 ]
 Names = Annotated[
     tuple[Annotated[str, Field(pattern=r"^\S+$")], ...],
+    NoDecode,
     BeforeValidator(_split),
     ValueFormat("names, separated by commas"),
 ]
@@ -127,13 +124,22 @@ def _setting(meaning: str, *variables: str) -> Any:
     return Field(validation_alias=alias, description=meaning)
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """The settings, frozen. Field names are the names of the variables in lower case, without ``PROXY_``.
 
-    Created by ``load_settings``.
+    Created by ``load_settings``; the constructor takes the names of the variables.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        # Otherwise variables with the name of a field (DATABASE_URL, TEAMS) would set it too.
+        case_sensitive=True,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        validate_default=False,
+    )
 
     host: Annotated[
         str,
@@ -532,31 +538,23 @@ def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -
         UnreadableEnvFile: ``env_file`` cannot be read.
     """
     given = {name: value for name, value in overrides.items() if value is not None and value != ""}
-    found = _found_variables(env_file)
-    values = {name: value for name, (_, value) in found.items()} | given
+    named = {variables_of(Settings.model_fields[name])[0]: value for name, value in given.items()}
+    variables = environment(env_file)
     try:
-        return _validated(values)
+        # ``environment`` has already reported an unreadable file.
+        return Settings(**{"_env_file": env_file, **named})
     except ValidationError as error:
         bad = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_input=False))
-        lines = [_validation_error(name, given, found) for name in bad]
-        valid = _validated({name: value for name, value in values.items() if name not in bad})
-        raise InvalidSettings("\n".join(lines), frozenset(bad), valid) from None
-
-
-def _validated(values: Mapping[str, Any]) -> Settings:
-    return Settings.model_validate(values, by_name=True, by_alias=False)
-
-
-def _found_variables(env_file: Path | str | None) -> dict[str, tuple[str, str]]:
-    """Return the variable of each field that is set, with its value."""
-    sources = (os.environ, _variables_of_file(env_file))
-    found = {}
-    for name, field in Settings.model_fields.items():
-        choices = variables_of(field)
-        used = ((one, source[one]) for source in sources for one in choices if source.get(one))
-        if (first := next(used, None)) is not None:
-            found[name] = first
-    return found
+        fields = {variables_of(field)[0]: name for name, field in Settings.model_fields.items()}
+        lines = [_validation_error(fields[variable], given, variables) for variable in bad]
+        names = frozenset(fields[variable] for variable in bad)
+        defaults = {name: Settings.model_fields[name].default for name in names}
+        # The default of ``api_keys``, no keys, is not a valid value; another one stands for it until the copy.
+        valid_values = {variable: defaults[fields[variable]] for variable in bad} | (
+            {"PROXY_API_KEYS": "none"} if "api_keys" in names else {}
+        )
+        valid = Settings(**{"_env_file": env_file, **named, **valid_values})
+        raise InvalidSettings("\n".join(lines), names, valid.model_copy(update=defaults)) from None
 
 
 def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
@@ -565,16 +563,12 @@ def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
     Raises:
         UnreadableEnvFile: The file cannot be read.
     """
-    return {**_variables_of_file(env_file), **os.environ}
-
-
-def _variables_of_file(env_file: Path | str | None) -> dict[str, str]:
     try:
         found = dotenv_values(env_file) if env_file is not None else {}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UnreadableEnvFile(f"{env_file}: cannot be read ({reason})") from None
-    return {name: value for name, value in found.items() if value is not None}
+    return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 
 def unread_lines(env_file: Path | str = ENV_FILE) -> list[str]:
@@ -614,11 +608,12 @@ def find_misspelled(variables: Mapping[str, str]) -> list[str]:
     return sentences
 
 
-def _validation_error(name: str, given: Mapping[str, Any], found: Mapping[str, tuple[str, str]]) -> str:
+def _validation_error(name: str, given: Mapping[str, Any], variables: Mapping[str, str]) -> str:
     """Return the error message of a field, which names the flag or variable that was used."""
     field = Settings.model_fields[name]
-    place = flag_of(name) if name in given else found[name][0]
-    return f"{place}: should be {form_of(field)}"
+    choices = variables_of(field)
+    place = next((one for one in choices if variables.get(one)), choices[0])
+    return f"{flag_of(name) if name in given else place}: should be {form_of(field)}"
 
 
 def flag_of(name: str) -> str:
