@@ -612,7 +612,9 @@ def _validation_error(name: str, given: Mapping[str, Any], variables: Mapping[st
     """Return the error message of a field, which names the flag or variable that was used."""
     field = Settings.model_fields[name]
     choices = variables_of(field)
-    place = next((one for one in choices if variables.get(one)), choices[0])
+    # Each variable of the environment has precedence over all of the file.
+    sources = (os.environ, variables)
+    place = next((one for source in sources for one in choices if source.get(one)), choices[0])
     return f"{flag_of(name) if name in given else place}: should be {form_of(field)}"
 
 

@@ -11,7 +11,15 @@ from pydantic import SecretStr, ValidationError
 
 from proxy.cli import main
 from proxy.errors import ConfigurationError
-from proxy.settings import Settings, environment, find_misspelled, form_of, load_settings, variables_of
+from proxy.settings import (
+    InvalidSettings,
+    Settings,
+    environment,
+    find_misspelled,
+    form_of,
+    load_settings,
+    variables_of,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -145,6 +153,23 @@ def test_an_empty_value_counts_as_unset(
     (tmp_path / ".env").write_text(f"{variable}=\n")
 
     assert load_settings(env_file=tmp_path / ".env") == load()
+
+
+def test_an_empty_variable_does_not_hide_the_value_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROXY_PORT", "")
+    (tmp_path / ".env").write_text("PROXY_PORT=81\n")
+
+    assert load_settings(env_file=tmp_path / ".env").port == 81
+
+
+def test_an_error_names_the_variable_that_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PORT", "many")
+    (tmp_path / ".env").write_text("PROXY_PORT=81\n")
+
+    with pytest.raises(InvalidSettings, match=r"^PORT: should be "):
+        load_settings(env_file=tmp_path / ".env")
 
 
 def test_an_empty_flag_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
