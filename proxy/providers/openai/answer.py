@@ -177,7 +177,8 @@ class ProviderAnswer:
         )
         self._is_whole = self._has_received = False
         self._start = self._reason_deadline = None
-        self._ignored = tuple(dict.fromkeys((*self._ignored, *accepted.ignored)))
+        if accepted.ignored:
+            self._ignored = tuple(dict.fromkeys((*self._ignored, *accepted.ignored)))
         self._defers_form = accepted.defers_form
         encoding = response.fields.get(b"content-encoding", b"identity")
         kind = response.fields.get(b"content-type", b"").partition(b";")[0].strip().lower()

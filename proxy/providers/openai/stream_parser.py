@@ -6,7 +6,11 @@ Well-formed chunks take a short path. Deviations whose meaning is clear are corr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
@@ -38,60 +42,56 @@ from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
 from proxy.providers.think_tags import ThinkTagSplitter
 
 
-class AnswerReader:
+class AnswerReader(Struct, kw_only=True, eq=False):
     """Reads one answer. ``feed`` and ``end`` give its deltas; the last of all is ``Finished``."""
 
-    def __init__(
-        self,
-        *,
-        max_answer_bytes: int,
-        max_line_bytes: int = 1024 * 1024,
-        provider: str = "",
-        starts_in_reasoning: bool = False,
-    ) -> None:
-        """``provider`` is what state that has to be returned is bound to.
+    max_answer_bytes: int
+    max_line_bytes: int = 1024 * 1024
+    provider: str = ""
+    """What state that has to be returned is bound to."""
+    starts_in_reasoning: bool = False
+    """The text of this model begins with reasoning, up to ``</think>``."""
+    failure: UpstreamFailed | None = None
+    """Raised after the deltas that arrived with it, so that these are not lost."""
+    has_said: bool = False
+    """Whether anything of the answer came, even if it is held back."""
+    has_reason: bool = False
+    """Whether a finish reason ended the answer, so that only usage can follow."""
+    is_finished: bool = False
+    repeated_frame: RepeatedFrame | None = None
+    """The frame of a text, if nothing else of the answer is needed to read the next ones."""
+    _events: EventReader = field(default_factory=EventReader)
+    # Created when they are needed: most answers have neither calls nor state.
+    _calls: CallAssembler | None = None
+    _state: StateCollector | None = None
+    _size: int = 0
+    _reason: str | None = None
+    _usage: Any = None
+    _has_choice: bool = False
+    _has_early_reason: bool = False
+    """Whether content followed a finish reason: this provider's reasons do not end an answer by themselves."""
+    _has_first_reason: bool = False
+    """Whether the only text so far came in one chunk with a finish reason."""
+    _has_only_whole: bool = True
+    """Whether no text can have half of a surrogate pair: msgspec rejects it, and only ``repaired`` accepts it."""
+    _is_ordinary: bool = False
+    """Whether the answer has begun, and has neither a finish reason nor unknown members so far."""
+    _content: AnswerText = field(default_factory=AnswerText)
+    _reasoning: TextMember = field(default_factory=TextMember)
+    _refusal: TextMember = field(default_factory=TextMember)
+    _message_calls: list[CallDelta] | None = None
+    """The calls of the latest whole ``message``; used if no call arrived in deltas."""
+    _has_state: bool = False
+    _unknown: UnknownMembers = field(default_factory=UnknownMembers)
+    _unknown_of_calls: CallMembers = ()
+    """Of the calls in the latest whole ``message``."""
+    _has_legacy_call: bool = False
+    """Whether the call arrives as ``function_call``."""
+    _search: FrameSearch = field(default_factory=partial(FrameSearch, b'"content"'))
 
-        ``starts_in_reasoning``: the text of this model begins with reasoning, up to ``</think>``.
-        """
-        self._events = EventReader(max_line_bytes=max_line_bytes)
-        self._provider = provider
-        # Created when they are needed: most answers have neither calls nor state.
-        self._calls: CallAssembler | None = None
-        self._state: StateCollector | None = None
-        self._max_answer_bytes = max_answer_bytes
-        self._size = 0
-        self._reason: str | None = None
-        self._usage: Any = None
-        self._has_choice = False
-        self.has_reason = False
-        """Whether a finish reason ended the answer, so that only usage can follow."""
-        self._has_early_reason = False
-        """Whether content followed a finish reason: this provider's reasons do not end an answer by themselves."""
-        self._has_first_reason = False
-        """Whether the only text so far came in one chunk with a finish reason."""
-        self._has_only_whole = True
-        """Whether no text can have half of a surrogate pair: msgspec rejects it, and only ``repaired`` accepts it."""
-        self._content = AnswerText(starts_in_reasoning=starts_in_reasoning)
-        self._reasoning = TextMember()
-        self._refusal = TextMember()
-        self._message_calls: list[CallDelta] | None = None
-        """The calls of the latest whole ``message``; used if no call arrived in deltas."""
-        self._has_state = False
-        self._unknown = UnknownMembers()
-        self._unknown_of_calls: CallMembers = ()
-        """Of the calls in the latest whole ``message``."""
-        self._has_legacy_call = False
-        """Whether the call arrives as ``function_call``."""
-        self._is_ordinary = False
-        """Whether the answer has begun, and has neither a finish reason nor unknown members so far."""
-        self._search = FrameSearch(b'"content"')
-        self.repeated_frame: RepeatedFrame | None = None
-        """The frame of a text, if nothing else of the answer is needed to read the next ones."""
-        self.failure: UpstreamFailed | None = None
-        """Raised after the deltas that arrived with it, so that these are not lost."""
-        self.has_said = False
-        """Whether anything of the answer came, even if it is held back."""
-        self.is_finished = False
+    def __post_init__(self) -> None:
+        self._events.max_line_bytes = self.max_line_bytes
+        self._content.starts_in_reasoning = self.starts_in_reasoning
 
     @property
     def has_unopened_reasoning(self) -> bool:
@@ -101,7 +101,7 @@ class AnswerReader:
     @property
     def bytes_left(self) -> int:
         """How many bytes of text the answer can still have."""
-        return self._max_answer_bytes - self._size
+        return self.max_answer_bytes - self._size
 
     def add_texts(self, texts: Sequence[str]) -> None:
         """Add texts of repeated frames that a relay has passed on."""
@@ -174,7 +174,7 @@ class AnswerReader:
 
     def _add_repeated(self, texts: Sequence[str], deltas: list[ModelDelta]) -> int:
         """Add the texts of the next events, and return their number; 0 if the answer is too long with them."""
-        if not texts or self._size + sum(map(len, texts)) > self._max_answer_bytes:
+        if not texts or self._size + sum(map(len, texts)) > self.max_answer_bytes:
             return 0
         self.add_texts(texts)
         deltas.extend(map(TextDelta, texts))
@@ -261,7 +261,8 @@ class AnswerReader:
         # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
         if is_first or delta is None or self._unknown.has_any or not (delta.content or _is_piece(delta)):
             unknown, unknown_of_message = self._unknown.read(data)
-        if delta is not None:
+        # The first and the last delta have nothing that is read here.
+        if delta is not None and any(astuple(delta)):
             self._delta(delta, choice.logprobs, deltas, unknown)
         if choice.message is not None:
             self._unknown_of_calls = unknown_of_message
@@ -327,7 +328,7 @@ class AnswerReader:
         # ``_count`` without the call: this is the path of nearly every chunk.
         self.has_said = True
         self._size += len(text)
-        if self._size > self._max_answer_bytes:
+        if self._size > self.max_answer_bytes:
             raise UpstreamResponseTooLarge("too_much")
         content = self._content
         if content.is_plain and self._has_only_whole and "\x00" not in text:
@@ -417,14 +418,14 @@ class AnswerReader:
 
     def _collector(self) -> StateCollector:
         if self._state is None:
-            self._state = StateCollector(self._provider)
+            self._state = StateCollector(self.provider)
         return self._state
 
     def _count(self, size: int) -> None:
         """Count a piece of the answer against the limit."""
         self.has_said = True
         self._size += size
-        if self._size > self._max_answer_bytes:
+        if self._size > self.max_answer_bytes:
             raise UpstreamResponseTooLarge("too_much")
 
     def _finish(self, deltas: list[ModelDelta]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -58,6 +59,7 @@ from proxy.wire.errors import envelope, failure_of, stream_error
 from proxy.wire.events import sse
 
 _CLOSING = frozenset((Completed, Failed, Cancelled))
+_event, _text, _logprobs = attrgetter("event"), attrgetter("text"), attrgetter("logprobs")
 _ROLE = b'{"role":"assistant","content":null}'
 _TEXT_ROLE = b'{"role":"assistant","content":"","refusal":null}'
 _REFUSAL_ROLE = b'{"role":"assistant","content":null,"refusal":""}'
@@ -148,15 +150,14 @@ class ChunkEncoder:
         """Return the frames of successive entries, faster than one by one if all of them are text."""
         if len(entries) == 1:
             return self.encode(entries[0])
-        texts = []
-        if self._is_flowing and not self._has_ids and entries[0].position > self._after[0]:
-            for entry in entries:
-                event = entry.event
-                if type(event) is TextDelta and event.logprobs is None:
-                    texts.append(event.text)
-        if len(texts) < len(entries):
+        events = [*map(_event, entries)]
+        is_flowing = self._is_flowing and not self._has_ids and entries[0].position > self._after[0]
+        # First the types: other events have no log probabilities.
+        is_text = is_flowing and {*map(type, events)} == {TextDelta}
+        if not is_text or [*map(_logprobs, events)].count(None) < len(events):
             return b"".join(map(self.encode, entries))
-        data = sse.one_line(encode(texts := self._joints.join_all(texts)))
+        texts = self._joints.join_all([*map(_text, events)])
+        data = sse.one_line(encode(texts))
         head, tail = b"data: " + self._text_head, self._text_tail
         if b'\\"' in data:
             # What separates two texts can be a part of a text.
