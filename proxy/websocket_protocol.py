@@ -14,7 +14,6 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidMessage
 from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
@@ -69,21 +68,22 @@ class EnvelopeWebSocket(WebSocketsSansIOProtocol):
         self._message = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data, in several steps of the event loop if it has more than ``STEP_BYTES``."""
+        """Parse the data, in several steps of the event loop if frames have more than ``STEP_BYTES``."""
         if self._unparsed:
             self._unparsed += data
+        elif not self.handshake_initiated:
+            # The whole head, which ``handle_websocket_upgrade`` has written again.
+            super().data_received(data)
+            if not self.handshake_initiated:
+                self._reject_unreadable(data)
         elif len(data) <= STEP_BYTES:
             super().data_received(data)
-            if isinstance(self.conn.handshake_exc, InvalidMessage):
-                self._reject_unreadable(data)
         else:
             self._unparsed += data
             self._parse_step()
 
     def _reject_unreadable(self, request: bytes) -> None:
         """Answer a request that is not a handshake; websockets 16 and older only close their side."""
-        if self.transport.is_closing():
-            return
         is_get = request.startswith(b"GET ")
         response = self.conn.reject(
             400 if is_get else 405,

@@ -32,7 +32,7 @@ KEEP_ALIVE = 0.2
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, BoundedHttp]]:
     """Open a connection to the application; the last value is its protocol."""
-    config = uvicorn.Config(app, interface="asgi3", log_config=None)
+    config = uvicorn.Config(app, ws=EnvelopeWebSocket, interface="asgi3", log_config=None)
     config.timeout_keep_alive = KEEP_ALIVE  # type: ignore[assignment]
     opened: asyncio.Queue[BoundedHttp] = asyncio.Queue()
 
@@ -293,6 +293,24 @@ async def test_a_handshake_without_an_answer_gets_503_when_the_server_stops(
     # uvicorn's line with the number of cancelled tasks.
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert [message.partition(",")[0] for message in errors] == ["Cancel 0 running task(s)"]
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"GET", 400), (b"PUT", 405)])
+@pytest.mark.parametrize("size", [10, 9_000])
+async def test_a_handshake_that_is_not_valid_is_rejected_whatever_its_size(
+    size: int, method: bytes, status: int
+) -> None:
+    # More headers than websockets accepts; those of 9,000 bytes are longer than its lines too.
+    added = b"x-long: %b\r\n" % (b"a" * size) * (200 if size < 1000 else 5)
+    handshake = HANDSHAKE.replace(b"GET", method).replace(b"host:", added + b"host:")
+
+    async with asyncio.timeout(10), served(answer) as (reader, writer, _):
+        writer.write(handshake)
+        received = await reader.read()
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
 async def test_a_websocket_that_the_server_does_not_wait_for_is_not_logged(
