@@ -370,7 +370,8 @@ class HttpExchange:
     @property
     def is_ready(self) -> bool:
         """Implement ``BodyWriter``."""
-        return self._is_chunked and not (self.is_over or self._flow.write_paused or self._held_head)
+        # The head of a chunked response is never held.
+        return self._is_chunked and not (self.is_over or self._flow.write_paused)
 
     def write(self, body: bytes) -> None:
         """Implement ``BodyWriter``."""
