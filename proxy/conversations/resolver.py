@@ -28,6 +28,7 @@ from proxy.conversations.conversation_rules import (
     summarized,
 )
 from proxy.conversations.fingerprints import Transcript, transcript_after
+from proxy.conversations.known_beginnings import KnownBeginnings
 from proxy.conversations.parent_rules import parent_turn, root
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages
 from proxy.conversations.steps import Step
@@ -117,6 +118,7 @@ class ConversationResolver:
         self._turns = turns
         self._approvals = approvals
         self._clock = clock
+        self._beginnings = KnownBeginnings()
 
     async def resolve(self, request: TurnRequest, team: Team, *, skips_running: bool = False) -> Resolution:
         """Return the starting point of the requested turn; a ``Repetition`` is of a complete turn.
@@ -132,7 +134,15 @@ class ConversationResolver:
         conversation: Conversation | None = None
         if request.conversation_id is not None:
             conversation = await self._named_conversation(request, request.conversation_id)
-        query = ResolverQuery(request, team, self._turns, conversation, self._clock(), skips_running)
+        query = ResolverQuery(
+            request,
+            team,
+            self._turns,
+            conversation,
+            self._clock(),
+            skips_running,
+            beginnings=self._beginnings,
+        )
         resolved = await self._first_match(query)
         if conversation is not None and _has_no_parent(resolved):
             earlier = query.of_no_end_user()

@@ -10,6 +10,7 @@ from proxy.approvals.yes_no import plain_decision
 from proxy.auth import may_access
 from proxy.conversations.alignment import is_aligned
 from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_of
+from proxy.conversations.known_beginnings import MIN_MESSAGES, KnownBeginnings
 from proxy.conversations.steps import Step
 from proxy.messages import AssistantMessage, Item, Message, ToolMessage, UserMessage, text_of
 from proxy.turns.contract import Team
@@ -27,6 +28,7 @@ class ResolverQuery:
     """A request, with the parts that several rules need. Nothing changes it."""
 
     __slots__ = (
+        "_beginnings",
         "_fingerprints",
         "conversation",
         "last_assistant",
@@ -49,11 +51,13 @@ class ResolverQuery:
         now: float = 0.0,
         skips_running: bool = False,
         owner: str | None = None,
+        beginnings: KnownBeginnings | None = None,
     ) -> None:
         """``conversation`` is the one that the request names; None if it names none, or if it does not exist yet.
 
         With ``skips_running``, the request neither follows nor repeats a running turn. ``owner`` is the end user of the
-        fingerprints that are searched; None for that of the conversation, or of the request.
+        fingerprints that are searched; None for that of the conversation, or of the request. ``beginnings`` are the
+        fingerprints of earlier requests.
         """
         self.request = request
         self.team = team
@@ -75,6 +79,8 @@ class ResolverQuery:
         end_user = request.end_user if conversation is None else conversation.end_user
         self.scope = scope_of(request.caller, team.name, end_user if owner is None else owner)
         """The start of all fingerprints of this caller, team and end user; of a named conversation, its end user."""
+        # Texts of a conversation that is not stored are not cached either.
+        self._beginnings = beginnings if request.is_stored else None
         self._fingerprints: _Fingerprints | None = None
 
     def of_no_end_user(self) -> ResolverQuery | None:
@@ -86,7 +92,14 @@ class ResolverQuery:
         if self.conversation is None or not self.conversation.end_user or self.last_assistant < 0:
             return None
         return ResolverQuery(
-            self.request, self.team, self.turns, self.conversation, self.now, self.skips_running, owner=""
+            self.request,
+            self.team,
+            self.turns,
+            self.conversation,
+            self.now,
+            self.skips_running,
+            owner="",
+            beginnings=self._beginnings,
         )
 
     @property
@@ -111,16 +124,22 @@ class ResolverQuery:
         # One pass over the messages: hashing a long list is a large part of a request.
         if self._fingerprints is not None:
             return self._fingerprints
-        transcript = Transcript(self.scope)
-        boundaries: list[tuple[int, bytes]] = []
+        ends = _input_ends(self.messages) if self.team.has_tools else ()
+        limit = ends[0] + 1 if ends else len(self.messages)
+        beginnings = self._beginnings if limit >= MIN_MESSAGES else None
+        known = beginnings.find(self.scope, self.messages, limit) if beginnings is not None else None
+        boundaries = [*known.boundaries] if known is not None else []
+        begin = len(known.texts) if known is not None else 0
+        transcript = Transcript(boundaries[-1][1] if boundaries else self.scope)
         inputs: list[tuple[int, bytes]] = []
-        begin = 0
-        for end in _input_ends(self.messages) if self.team.has_tools else ():
+        for end in ends:
             boundaries += transcript.extend(self.messages[begin : end + 1], first=begin)
             inputs.append((end, transcript.input_fingerprint()))
             begin = end + 1
         # The whole list rather than a copy, which would not state any more that it has only text.
         boundaries += transcript.extend(self.messages[begin:] if begin else self.messages, first=begin)
+        if beginnings is not None:
+            beginnings.add(self.scope, self.messages, limit, boundaries, known)
         self._fingerprints = transcript, boundaries, inputs
         return self._fingerprints
 
