@@ -152,8 +152,8 @@ class Response:
         if self.on_news is not None:
             self.on_news()
         elif self._waiter is not None and not self._waiter.done():
-            # What came before a failure is read first.
-            if self._failure is not None and not self._body:
+            # ``head`` does not look at it again; what reads the body does, after what came before the failure.
+            if self._failure is not None and not self._has_head:
                 self._waiter.set_exception(self._failure)
             else:
                 self._waiter.set_result(None)

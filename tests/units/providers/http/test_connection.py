@@ -150,6 +150,16 @@ async def test_data_received_before_a_disconnect_is_read_first(http_session: Htt
         response.release()
 
 
+async def test_a_head_with_an_invalid_body_behind_it_is_read(http_session: HttpSession) -> None:
+    head = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with provider(says(head + b"nonsense")) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+
+        assert (response.status, response.headers["retry-after"]) == (429, "7")
+        with pytest.raises(ConnectionBroken):
+            await whole(response)
+
+
 @pytest.mark.parametrize(
     "sent",
     [
