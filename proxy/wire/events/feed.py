@@ -138,14 +138,13 @@ class Feed:
 
     def _caller(self, event: Event) -> str | None:
         """Return the agent that called the tool that an event is about; None for other events."""
-        match event:
-            case ToolStarted():
-                self._callers[event.call_id] = event.agent
-                return event.agent
-            case ToolCompleted() | ToolFailed():
-                return self._callers.pop(event.call_id, None)
-            case _:
-                return None
+        # Not a ``match``: nearly all events are text, and a pattern that does not match takes longer than a call.
+        if type(event) is ToolStarted:
+            self._callers[event.call_id] = event.agent
+            return event.agent
+        if type(event) is ToolCompleted or type(event) is ToolFailed:
+            return self._callers.pop(event.call_id, None)
+        return None
 
     def _takeover(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         """Yield a frame for the first entry after another worker has taken over the turn."""
