@@ -35,6 +35,7 @@ from proxy.members.port import sees_of
 from proxy.messages import Item, Usage, UserMessage
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
+from proxy.turns.plain_items import PlainItems
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,9 @@ class Compactor:
         self, agent: Agent, history: History, cut: Cut | None, view: ContextView, size: CallSize
     ) -> int:
         """Return the tokens of a call: those reported for the last answer and the text since then, or all estimated."""
+        if type(history.context) is PlainItems and all(item.tokens is None for item in history.own):
+            # No size was reported.
+            return size.fixed + items_tokens(view.earlier) + items_tokens(view.own)
         items = history.items
         behind = cut.behind if cut is not None else 0
         for at in range(len(items) - 1, behind - 1, -1):

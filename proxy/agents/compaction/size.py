@@ -22,6 +22,7 @@ from proxy.messages import (
     RefusalPart,
     TextPart,
 )
+from proxy.turns.plain_items import PlainItems
 
 BYTES_PER_TOKEN = 3
 _MESSAGE = 5
@@ -83,6 +84,8 @@ def item_tokens(item: Item) -> int:
 
 def items_tokens(items: Iterable[Item]) -> int:
     """Return the sum of the estimates."""
+    if type(items) is PlainItems:
+        return sum(map(message_tokens, items.messages))
     return sum(map(item_tokens, items))
 
 
