@@ -66,6 +66,8 @@ def input_items(items: Sequence[Item]) -> StoredItems:
 
 def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
     """Return the items in the stored format."""
+    if type(items) is PlainItems and items.are_of_client:
+        return [(is_input, None, True, to_json(message)) for message in items.messages]
     return [
         (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _message_json(item))
         for item in items

@@ -98,6 +98,13 @@ def test_items_are_read_as_they_were_stored(others: list[Item]) -> None:
     assert isinstance(read, PlainItems) == (not others)
 
 
+def test_rows_of_plain_items_are_those_of_a_list() -> None:
+    stored = PlainItems(LONG.messages[:2], ["sales", None], [0, 1])
+
+    assert item_rows(LONG, is_input=True) == item_rows(list(LONG), is_input=True)
+    assert item_rows(stored, is_input=False) == item_rows(list(stored), is_input=False)
+
+
 def test_a_short_list_is_rows() -> None:
     assert input_items(LONG[: LONG_LIST - 1]) == item_rows(LONG[: LONG_LIST - 1], is_input=True)
     assert msgspec.json.decode(item_rows(LONG[:1], is_input=True)[0][3], type=UserMessage) == MESSAGES[0]
