@@ -18,7 +18,6 @@ from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
 from proxy.routes.request_headers import (
     body_digest,
-    canonical_body,
     header_options,
     wants_event_ids,
     with_pseudonyms,
@@ -125,8 +124,6 @@ async def chat_turn_request(
     response_format = None
     if request.parameters.response_format is not None:
         response_format = await compile_response_format(request.parameters.response_format)
-    if given.idempotency_key is not None:
-        body = await canonical_body(body)
     turn_request = TurnRequest(
         caller=caller,
         model=request.model,
@@ -142,7 +139,6 @@ async def chat_turn_request(
             prompt_cache_key=request.prompt_cache_key,
         ),
         response_format=response_format,
-        **given.of_turn,
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
@@ -153,8 +149,13 @@ async def chat_turn_request(
         is_listed=request.store is True,
         metadata=request.metadata,
         options=with_request_messages(options, request.messages) if request.store else options,
-        body_digest=body_digest(body, f"|{named or ''}|{end_user}|{given.parent or ''}"),
+        body_digest=await body_digest(body, given.idempotency_key, named or "", end_user, given.parent or ""),
         idempotency_key=given.idempotency_key,
+        is_retry=given.is_retry,
+        is_repeatable=given.is_repeatable,
+        is_side=given.is_side,
+        on_disconnect=given.on_disconnect,
+        busy=given.busy,
         parent=given.parent,
         parent_source="parent-id",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -32,11 +31,14 @@ class HeaderOptions(Struct, frozen=True):
     parent: str | None
     end_user: str
     idempotency_key: str | None
+    is_retry: bool
+    is_repeatable: bool
+    is_side: bool
+    on_disconnect: DisconnectPolicy | None
+    busy: BusyPolicy | None
     events: EventsMode | None
     has_status: bool
     """Whether the response includes status events for Open WebUI."""
-    of_turn: Mapping[str, Any]
-    """Members of the ``TurnRequest`` that only headers set."""
 
     def named_conversation(self, metadata: Mapping[str, str]) -> tuple[str | None, IdSource]:
         """Return the conversation id of the request, which can be in its metadata, and its source.
@@ -67,16 +69,14 @@ def header_options(headers: dict[str, str], settings: Settings) -> HeaderOptions
         parent=_parent_id(headers),
         end_user=first_of(headers, settings.user_headers),
         idempotency_key=idempotency_key(headers),
+        is_retry=_is_retry(headers),
+        is_repeatable=_is_repeatable(headers),
+        # Such as one for a title.
+        is_side=bool(first_of(headers, [settings.task_header])),
+        on_disconnect=on_disconnect(headers),
+        busy=busy_policy(headers),
         events=events_mode(headers),
         has_status=_wants_status(headers, settings),
-        of_turn={
-            "is_retry": _is_retry(headers),
-            "is_repeatable": _is_repeatable(headers),
-            # Such as one for a title.
-            "is_side": bool(first_of(headers, [settings.task_header])),
-            "on_disconnect": on_disconnect(headers),
-            "busy": busy_policy(headers),
-        },
     )
     if isinstance(headers, RequestHeaders):
         headers.derived = settings, options
@@ -248,25 +248,19 @@ def with_pseudonyms(
     )
 
 
-def body_digest(body: bytes, places: str) -> bytes:
+async def body_digest(body: bytes, key: str | None, *places: str) -> bytes:
     """Return a digest of the body and of the ``places`` (endpoint, conversation, end user) that it applies to.
 
-    With an idempotency key, it is that of the ``canonical_body``. Without one, only the SDKs' own retries are
-    recognised, which send the same bytes.
+    With an idempotency ``key``, equal JSON in other bytes is the same request: clients may encode the body again for
+    each attempt (IETF draft-ietf-httpapi-idempotency-key-header, 2.4, "Idempotency Fingerprint"). Without one, only the
+    SDKs' own retries are recognised, which send the same bytes.
     """
+    if key is not None:
+        is_short = len(body) <= _MAX_BYTES_IN_LOOP
+        body = canonical_json(body) if is_short else await asyncio.to_thread(canonical_json, body)
     digest = blake2b(body, digest_size=16)
-    digest.update(places.encode("utf-8", "surrogateescape"))
+    digest.update("|".join(("", *places)).encode("utf-8", "surrogateescape"))
     return digest.digest()
-
-
-async def canonical_body(body: bytes) -> bytes:
-    """Return a body in canonical form; a large one is converted in a thread.
-
-    With an idempotency key, equal JSON in other bytes is the same request: clients may encode the body again for each
-    attempt (IETF draft-ietf-httpapi-idempotency-key-header, 2.4, "Idempotency Fingerprint").
-    """
-    is_short = len(body) <= _MAX_BYTES_IN_LOOP
-    return canonical_json(body) if is_short else await asyncio.to_thread(canonical_json, body)
 
 
 def canonical_json(body: bytes) -> bytes:

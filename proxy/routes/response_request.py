@@ -9,7 +9,6 @@ from proxy.routes.dependencies import Services
 from proxy.routes.item_references import References
 from proxy.routes.request_headers import (
     body_digest,
-    canonical_body,
     header_options,
     with_pseudonyms,
 )
@@ -67,10 +66,6 @@ async def response_turn_request(
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
     messages, provider_states, summaries = joined(pieces)
-    # Its client does not wait for the response.
-    of_turn = {**given.of_turn, "on_disconnect": "detach"} if request.background else given.of_turn
-    if given.idempotency_key is not None:
-        body = await canonical_body(body)
     return TurnRequest(
         caller=caller,
         model=request.model,
@@ -99,9 +94,13 @@ async def response_turn_request(
         is_stored=request.store,
         metadata=request.metadata,
         options=options if request.store else _without_content(options),
-        body_digest=body_digest(body, f"|responses|{named or ''}|{end_user}"),
+        body_digest=await body_digest(body, given.idempotency_key, "responses", named or "", end_user),
         idempotency_key=given.idempotency_key,
-        **of_turn,
+        is_retry=given.is_retry,
+        is_repeatable=given.is_repeatable,
+        is_side=given.is_side,
+        on_disconnect="detach" if request.background else given.on_disconnect,
+        busy=given.busy,
         parent=parent,
         is_addition=request.conversation is not None,
         must_exist=request.conversation is not None and request.conversation.startswith(_GENERATED_ID),

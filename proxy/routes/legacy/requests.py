@@ -16,7 +16,6 @@ from proxy.routes.request_body import first_of, headers_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     busy_policy,
-    canonical_body,
     idempotency_key,
     on_disconnect,
 )
@@ -100,8 +99,6 @@ async def turn_request(
     named = conversation or _named(headers)
     end_user = end_user_of(services, headers)
     key = idempotency_key(headers)
-    if key is not None:
-        body = await canonical_body(body)
     return TurnRequest(
         caller=caller,
         model=team,
@@ -110,7 +107,7 @@ async def turn_request(
         conversation_id=named,
         parallel_tool_calls=parallel_tools,
         options=AnswerOptions(id="", created=0, model=team),
-        body_digest=body_digest(body, f"|{scope['path']}|{named or ''}|{end_user}"),
+        body_digest=await body_digest(body, key, scope["path"], named or "", end_user),
         idempotency_key=key,
         on_disconnect=on_disconnect(headers),
         # Clients of these endpoints show nothing for 409, and several users can share one chat.
