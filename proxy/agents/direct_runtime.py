@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TypeVar
 
 from autogen_core import (
@@ -85,12 +86,9 @@ class _OwnTokenContext(MessageContext):
         self.is_rpc = True
         self.message_id = message_id
 
-    def __getattr__(self, name: str) -> Any:
-        # Called only for attributes that are not set.
-        if name != "cancellation_token":
-            raise AttributeError(name)
-        self.cancellation_token = CancellationToken()
-        return self.cancellation_token
+    @cached_property
+    def cancellation_token(self) -> CancellationToken:  # type: ignore[override]
+        return CancellationToken()
 
 
 class DirectRuntime(AgentRuntime):

@@ -153,7 +153,6 @@ async def test_a_message_without_a_token_has_one_of_its_own(runtime: Runtime) ->
     assert first.cancellation_token is not second.cancellation_token
     assert not first.cancellation_token.is_cancelled()
     assert first.message_id != second.message_id
-    assert not hasattr(first, "no such attribute")
 
 
 async def test_an_agent_can_ask_another_one(runtime: Runtime) -> None:
