@@ -144,9 +144,8 @@ class ConversationResolver:
             beginnings=self._beginnings,
         )
         resolved = await self._first_match(query)
-        if conversation is not None and _has_no_parent(resolved):
-            earlier = query.of_no_end_user()
-            found = await self._first_match(earlier) if earlier is not None else resolved
+        if _has_no_parent(resolved) and (earlier := query.of_no_end_user()) is not None:
+            found = await self._first_match(earlier)
             resolved = resolved if _has_no_parent(found) else found
         if isinstance(resolved, ResolvedTurn):
             if resolved.is_paused and resolved.parent is not None:
@@ -261,17 +260,18 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         transcript = transcript_after(branch, query.scope, new)
     if request.instructions:
         overlay = [SystemMessage(content=request.instructions), *overlay]
+    # With more than 15 keyword arguments, a call builds a dictionary of them.
     return ResolvedTurn(
         match.conversation_id,
-        match.rule,
-        parent,
-        agent if agent is not None and agent in query.team.agents else query.team.entry,
-        context,
-        _input(request, new_items, added),
-        new_items,
-        overlay,
-        transcript,
-        query.scope,
+        match=match.rule,
+        parent=parent,
+        agent=agent if agent is not None and agent in query.team.agents else query.team.entry,
+        context=context,
+        input=_input(request, new_items, added),
+        new_messages=new_items,
+        overlay=overlay,
+        transcript=transcript,
+        scope=query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
         is_at_head=match.conversation_id is not None and step is None and parent == query.head,
         is_paused=is_paused,

@@ -35,7 +35,7 @@ def new_turn(
     slot: int = 0,
 ) -> NewTurn:
     """Return the row of a turn that begins ``now``."""
-    # The required fields by position: with more than 15 keyword arguments, a call builds a dictionary of them.
+    # With more than 15 keyword arguments, a call builds a dictionary of them.
     return NewTurn(
         new_turn_id(),
         request.caller,
@@ -45,14 +45,14 @@ def new_turn(
         request.model,
         resolved.parent,
         resolved.agent,
-        resolved.input,
-        request.is_stored,
-        request.is_listed,
-        request.metadata,
-        encode(request.options),
-        worker,
-        lease_until,
-        now,
+        input=resolved.input,
+        is_stored=request.is_stored,
+        is_listed=request.is_listed,
+        metadata=request.metadata,
+        options=encode(request.options),
+        worker=worker,
+        lease_until=lease_until,
+        created_at=now,
         idempotency_key=request.idempotency_key,
         body_digest=request.body_digest,
         snapshot=team.snapshot,

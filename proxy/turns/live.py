@@ -328,7 +328,7 @@ class LiveTurn:
         """Return a reader of the entries from the index ``after`` on."""
         if self.relay is not None:
             self.close_relay()
-        return EventLogReader(self, min(after, self.log.length) if after else 0, is_observer)
+        return EventLogReader(self, min(after, self.log.length), is_observer=is_observer)
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""

@@ -93,7 +93,7 @@ class EventLogReader:
         "wakes_at",
     )
 
-    def __init__(self, live: ReadTurn, after: int, is_observer: bool) -> None:
+    def __init__(self, live: ReadTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
         self.position = after
         """The number of entries that the reader has processed."""
