@@ -484,7 +484,3 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
 
 ContextMode = Literal["auto", "disabled"]
 """``auto`` shortens the context of a request that is too long; ``disabled`` makes such a request fail."""
-
-
-encode_item = msgspec.json.Encoder().encode
-decode_item = msgspec.json.Decoder(Item).decode

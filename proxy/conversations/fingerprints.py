@@ -74,9 +74,10 @@ class Transcript:
     def __init__(self, start: bytes) -> None:
         self.fingerprint = start
         self._hash = _new_hash()
+        """Of the fingerprint and what was added since."""
         self._hash.update(start)
-        """The hash of the fingerprint and what was added since."""
         self._added: list[bytes] = []
+        """What was added since."""
         self._results = 0
 
     def state(self) -> tuple[bytes, bytes, int]:

@@ -38,7 +38,7 @@ def _do_nothing() -> None:
 
 
 class AlarmClock:
-    """One timer for the alarms of all model calls of a process.
+    """One timer for the alarms of all model calls of a session.
 
     A timer for each call would be created and cancelled with it. This one is set to the earliest deadline, and searches
     all alarms then: a few times a minute, because nearly all deadlines are moved or removed before. The time between

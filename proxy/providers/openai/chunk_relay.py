@@ -59,8 +59,10 @@ def chunk_relay(
     step = 1 + frame.line_count + 1
 
     def pass_on_several(received: bytes) -> bool:
+        # Of each chunk the line with its size, the lines of its event, and a blank one.
         lines = BytesIO(received).readlines()
         sizes, ends = lines[::step], lines[step - 1 :: step]
+        # What remains are the lines of the events.
         del lines[step - 1 :: step], lines[:: step - 1]
         data = frame.data_lines(lines)
         if (

@@ -53,7 +53,6 @@ class ResponsesReader:
         self._provider = provider
         self._calls = CallAssembler()
         self._max_answer_bytes = max_answer_bytes
-        self._max_line_bytes = max_line_bytes
         self._size = 0
         self._streamed: set[tuple[str, int]] = set()
         """Kinds of content and output indexes of which deltas came."""

@@ -50,9 +50,11 @@ from proxy.wire.chat.extension_objects import (
 from proxy.wire.turn_summary import ModelUsage, ModelUses, StepProgress, add_call, rounded_cost
 
 _WITH_OBJECTS = frozenset(("extension", "all"))
+"""Modes in which the response has the objects of the extension."""
 _WITH_REASONING = frozenset(("reasoning", "all"))
-"""Modes."""
+"""Modes in which ``reasoning_content`` has the activity of the team."""
 _UNREPORTED = frozenset((Completed, Failed, Cancelled, ParametersIgnored, ClientToolArguments))
+"""Events without an update."""
 MAX_LINE = 240
 """Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
 

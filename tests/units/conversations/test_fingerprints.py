@@ -1,4 +1,4 @@
-"""Fingerprints: what they depend on, that they exclude reasoning."""
+"""Fingerprints: what they depend on, and that they exclude reasoning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time limits of model calls: one timer for all alarms of a process."""
+"""Time limits of model calls: one timer for all alarms of a clock."""
 
 from __future__ import annotations
 
