@@ -157,10 +157,27 @@ class ProxyServer(uvicorn.Server):
         logger.info("stopping", extra={"running_turns": turns.running})
         if self._acceptor is not None:
             self._acceptor.close()
-        await asyncio.gather(
+        closing = asyncio.gather(
             self._close(turns, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
         )
+        late = asyncio.create_task(self._shut_down_late_connections(), name="late connections")
+        try:
+            await closing
+        finally:
+            late.cancel()
         logger.info("stopped")
+
+    async def _shut_down_late_connections(self) -> None:
+        """Shut down connections that begin after the server has stopped to listen.
+
+        They were accepted before, or their TLS handshake was not complete. uvicorn would wait for their clients.
+        """
+        connections = self.server_state.connections
+        while True:
+            known = set(connections)
+            await asyncio.sleep(0.1)
+            for connection in connections - known:
+                connection.shutdown()
 
     async def _close(self, turns: TurnService, passing: PassthroughHandler | None, *, grace: float) -> None:
         async def close(grace: float) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import select
+import signal
 import socket
 import urllib.error
 import urllib.request
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.behaviour.raw_http import HELLO, Socket
 from tests.behaviour.test_http_request_heads import check_refused
 from tests.fakes.upstream import FakeUpstream, hang, text
 from tests.polling import until
-from tests.server import Served, serve
+from tests.server import Served, serve, serve_process
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /v1/models HTTP/1.1\r\n"
@@ -475,3 +476,18 @@ async def test_a_stopping_server_does_not_wait_for_the_rest_of_a_body(
     line = [record for record in caplog.records if record.name == "proxy.requests"][-1]
     assert line.__dict__["status"] == 503
     assert line.__dict__["request_id"] == refused.headers["x-request-id"]
+
+
+async def test_a_connection_that_begins_while_the_server_stops_does_not_delay_it(tmp_path: Path) -> None:
+    async with serve_process(tmp_path) as (served, process):
+        host, _, port = served.url.removeprefix("http://").partition(":")
+        process.send_signal(signal.SIGSTOP)
+        with ExitStack() as stack:
+            # The kernel accepts them meanwhile, and the server gets them together with the signal to stop.
+            for _ in range(4):
+                stack.enter_context(socket.create_connection((host, int(port))))
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+            # Open connections are closed after eleven seconds.
+            async with asyncio.timeout(8):
+                assert await process.wait() == 0
