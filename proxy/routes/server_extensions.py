@@ -28,11 +28,13 @@ def remove_bypassing(scope: Scope, receive: Receive, send: Send) -> None:
     Such middleware replaces ``receive`` or ``send``, which are otherwise methods of the object of the extensions.
     """
     extensions = scope.get("extensions", {})
-    exchange = extensions.get(BODY_WRITER)
-    if exchange is not None and getattr(send, "__self__", None) is not exchange:
-        del extensions[BODY_WRITER], extensions[START_WITH_BODY]
-    if exchange is not None and getattr(receive, "__self__", None) is not exchange:
-        del extensions[REQUEST_BODY]
+    # Middleware can have removed some of them itself.
+    writer, reader = extensions.get(BODY_WRITER), extensions.get(REQUEST_BODY)
+    if writer is None or getattr(send, "__self__", None) is not writer:
+        extensions.pop(BODY_WRITER, None)
+        extensions.pop(START_WITH_BODY, None)
+    if reader is None or getattr(receive, "__self__", None) is not reader:
+        extensions.pop(REQUEST_BODY, None)
 
 
 class Disconnect:

@@ -433,6 +433,26 @@ async def test_extensions_that_would_bypass_middleware_are_removed(
     assert scope["extensions"].keys() == left
 
 
+@pytest.mark.parametrize(
+    ("removed", "left"),
+    [
+        (START_WITH_BODY, {DISCONNECT, REQUEST_BODY}),
+        (BODY_WRITER, {DISCONNECT, REQUEST_BODY}),
+        (REQUEST_BODY, {DISCONNECT}),
+    ],
+)
+async def test_middleware_can_remove_extensions_itself(removed: str, left: set[str]) -> None:
+    exchange, scope = exchange_of(FakeConnection())
+
+    async def send(message: Any) -> None:
+        await exchange.send(message)
+
+    del scope["extensions"][removed]
+    remove_bypassing(scope, exchange.receive, send)
+
+    assert scope["extensions"].keys() == left
+
+
 # --- the application -------------------------------------------------------------------------------------------
 
 
