@@ -297,7 +297,7 @@ class HttpExchange:
         length = None if announced is None else int(announced)
         coding = by_name.get(b"transfer-encoding")
         is_chunked = coding is not None and coding.lower() == b"chunked"
-        if b"connection" in by_name and says_close(headers):
+        if b"connection" in by_name and _says_close(headers):
             self.keep_alive = False
         elif not self.keep_alive:
             lines += b"connection: close\r\n"
@@ -398,7 +398,7 @@ def is_task_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def says_close(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def _says_close(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a response asks for the end of the connection (RFC 9112, 9.6)."""
     return any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 

@@ -125,6 +125,7 @@ class ResolverQuery:
         if self._fingerprints is not None:
             return self._fingerprints
         ends = _input_ends(self.messages) if self.team.has_tools else ()
+        # What is known has no digests of inputs, so it has to end before the first of them.
         limit = ends[0] + 1 if ends else len(self.messages)
         beginnings = self._beginnings if limit >= MIN_MESSAGES else None
         known = beginnings.find(self.scope, self.messages, limit) if beginnings is not None else None

@@ -99,15 +99,15 @@ def end_of(
         digest = resolved.transcript.call(call.function) if call else last_answer_of(resolved.scope, text)
         # The client shows the answer as a part of the message that it continues.
         fingerprint = resolved.transcript.answer(resolved.continued + text, is_call=bool(pending))
-    # The required fields by position: with more than 15 keyword arguments, a call builds a dictionary of them.
+    # With more than 15 keyword arguments, a call builds a dictionary of them.
     end = TurnEnd(
         context.key,
         status,
         is_history,
-        turn.agent,
-        items if is_stored else (),
-        recorder.uses,
-        now,
+        agent=turn.agent,
+        items=items if is_stored else (),
+        uses=recorder.uses,
+        finished_at=now,
         fingerprint=fingerprint,
         last_answer=digest,
         pending=pending,

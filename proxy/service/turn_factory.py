@@ -93,13 +93,13 @@ def requested_turn(
     overlay: Sequence[SystemMessage | DeveloperMessage],
 ) -> Turn:
     """Return a turn of ``agent`` with the caller, the parameters and the tools of the request."""
-    # The required fields by position, as in ``new_turn``.
+    # At most 15 keyword arguments, as in ``new_turn``.
     return Turn(
         turn_id,
         conversation_id,
-        request.caller,
-        agent,
-        context,
+        caller=request.caller,
+        agent=agent,
+        context=context,
         end_user=request.end_user,
         overlay=overlay,
         parameters=request.parameters,

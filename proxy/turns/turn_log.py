@@ -62,7 +62,7 @@ class TurnLog:
         self._memory = memory
 
     def append(self, event: Event, at: float, position: int | None = None) -> Entry:
-        """Append an event with its time; return its entry."""
+        """Append an event with its time at the next position, or at this one; return its entry."""
         entry = Entry(self.length + self.offset if position is None else position, event, at)
         self.entries.append(entry)
         self._add(1, _text_size(event))

@@ -75,9 +75,8 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
             request = ChatRequest(
                 model=decoded.model,
                 messages=validate_messages(decoded.messages, max_messages=max_messages),
-                stream=decoded.stream is True,
-                include_usage=decoded.stream_options is not None
-                and decoded.stream_options.include_usage is True,
+                stream=bool(decoded.stream),
+                include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
                 ignored=unknown,
             )
         states = states_in_chat(body)

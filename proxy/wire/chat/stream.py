@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
+    CLOSING,
     AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
@@ -58,7 +59,6 @@ from proxy.wire.chat.response_models import (
 from proxy.wire.errors import envelope, failure_of, stream_error
 from proxy.wire.events import sse
 
-_CLOSING = frozenset((Completed, Failed, Cancelled))
 _event, _text, _logprobs = attrgetter("event"), attrgetter("text"), attrgetter("logprobs")
 _ROLE = b'{"role":"assistant","content":null}'
 _TEXT_ROLE = b'{"role":"assistant","content":"","refusal":null}'
@@ -136,7 +136,7 @@ class ChunkEncoder:
             return b""
         written = self._with_ids(frames, entry.position) if self._has_ids else sse.data_frames(frames)
         # All of them have frames.
-        return written + sse.DONE if type(event) in _CLOSING else written
+        return written + sse.DONE if type(event) in CLOSING else written
 
     def _with_ids(self, frames: Sequence[bytes], position: int) -> bytes:
         """Return the frames of the entry at a position as events, those that the reader does not have."""
