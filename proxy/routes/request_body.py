@@ -25,8 +25,8 @@ _MAX_BYTES_IN_LOOP = 16_384
 _MAX_TEXT_IN_LOOP = 131_072
 """The same for a body that has only text: its decoding takes 5 µs per kilobyte, and a thread costs 100 µs."""
 _MAX_OBJECTS_IN_LOOP = 4_096
-_MARKS_OF_SCHEMAS = (b'"parameters"', b'"schema"', b'"input_schema"', b"\\u")
-"""Members of a request that hold JSON schemas; an escape can be part of such a name."""
+_MARKS_OF_SCHEMAS = (b'"parameters"', b'"schema"', b'"input_schema"')
+"""Members of a request that hold JSON schemas."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
@@ -183,6 +183,8 @@ def _has_only_text(body: bytes) -> bool:
         len(body) <= _MAX_TEXT_IN_LOOP
         and body.count(b"{") + body.count(b"[") <= _MAX_OBJECTS_IN_LOOP
         and not any(mark in body for mark in _MARKS_OF_SCHEMAS)
+        # An escape can be part of such a name. One byte is found a hundred times faster than two.
+        and (b"\\" not in body or b"\\u" not in body)
     )
 
 

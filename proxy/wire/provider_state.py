@@ -16,6 +16,7 @@ from msgspec import Struct
 from proxy.messages import CALL_STATE_MEMBERS, MESSAGE_STATE_MEMBERS, ProviderState, is_within_limit
 
 _MARKS = tuple(f'"{name}"'.encode() for name in {*MESSAGE_STATE_MEMBERS, *CALL_STATE_MEMBERS})
+_IN_ALL_MARKS = b"_"
 _ASSISTANT = b'"assistant"'
 _TYPES: Mapping[str, type] = {
     "reasoning_content": str,
@@ -37,8 +38,9 @@ _decode_calls = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 def states_in_chat(body: bytes) -> dict[int, ProviderState]:
     """Return the state of the messages that have any, by their index; ``body`` is a valid chat completion request."""
-    # One search instead of five for most first requests of a conversation.
-    if _ASSISTANT not in body:
+    # One search instead of five for most first requests of a conversation, and for texts without the byte that all of
+    # the names have: it is found a hundred times faster than a name.
+    if _ASSISTANT not in body or _IN_ALL_MARKS not in body:
         return {}
     for mark in _MARKS:
         if mark in body:
