@@ -105,7 +105,7 @@ class HttpExchange:
         self._connection: ExchangeConnection | None = connection
         self._transport = connection.transport
         self._flow = connection.flow
-        # The tick of the server replaces them. They precede those of the response.
+        # The server replaces the list each second. These headers precede those of the response.
         self._default_headers = connection.server_state.default_headers
         self._is_head = scope["method"] == "HEAD"
         self._is_http_1_0 = scope["http_version"] == "1.0"

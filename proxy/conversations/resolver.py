@@ -227,7 +227,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     request, branch, step = query.request, match.branch, match.step
     new = match.new
     if new is None:
-        # Not a copy of the whole list, which would not state any more that it has only text.
+        # A slice is a list that does not state any more that it has only text.
         new = query.messages[match.shown :] if match.shown else query.messages
     new_items = request.items_of(new)
     parent: int | None = None

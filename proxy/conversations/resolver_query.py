@@ -137,7 +137,7 @@ class ResolverQuery:
             boundaries += transcript.extend(self.messages[begin : end + 1], first=begin)
             inputs.append((end, transcript.input_fingerprint()))
             begin = end + 1
-        # The whole list rather than a copy, which would not state any more that it has only text.
+        # A slice is a list that does not state any more that it has only text.
         boundaries += transcript.extend(self.messages[begin:] if begin else self.messages, first=begin)
         if beginnings is not None:
             beginnings.add(self.scope, self.messages, limit, boundaries, known)

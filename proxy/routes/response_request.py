@@ -99,6 +99,7 @@ async def response_turn_request(
         is_retry=given.is_retry,
         is_repeatable=given.is_repeatable,
         is_side=given.is_side,
+        # The client of a response in the background does not wait for it.
         on_disconnect="detach" if request.background else given.on_disconnect,
         busy=given.busy,
         parent=parent,

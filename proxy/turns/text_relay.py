@@ -4,7 +4,7 @@ A piece of text that arrives alone finds most of the code and data of its path e
 each function on the path costs microseconds. While nothing but plain text arrives and there is one reader, two
 functions run for each read: one finds the text in the bytes of the provider, the other writes it as a part of the
 response. The parser, the reply, the log and the encoder get the text when the relay is closed: before anything else
-happens in the turn, before its log is read or has another reader, and after a few kilobytes.
+happens in the turn, before its log is read or has another reader, and after 64 KiB.
 """
 
 from __future__ import annotations
