@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Collection, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.events import (
@@ -26,7 +25,6 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 LAG_INTERVAL = 0.5
 """Seconds between two measurements of the event loop's lag and updates of the other gauges."""
 OTHER = "other"
