@@ -104,7 +104,7 @@ class QueuedStream:
 
     async def _send_rest(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            # With a body, see ``START_WITH_BODY``.
+            # The response has started already. Its first part can be in this message, see ``START_WITH_BODY``.
             message = {**message, **BODY}
         if "body" in message:
             await self._connection.send(message)
