@@ -21,16 +21,34 @@ class Figure:
     """The target is a multiple of the reference's value; otherwise of the unit."""
     is_least: bool = False
     """The target is the least value instead of the greatest."""
-    spread: tuple[float, float] | None = None
-    """The least and the greatest ratio to the reference in the rounds of this run."""
+    ratios: tuple[float, ...] = ()
+    """The ratios to the reference in the rounds of this run, in ascending order; none if it has no rounds."""
+
+    @property
+    def ratio(self) -> float | None:
+        """The ratio to the reference: the median of the rounds, or that of the values."""
+        if self.ratios:
+            return statistics.median(self.ratios)
+        return self.proxy / self.reference if self.proxy is not None and self.reference else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The ratios between which half of the rounds are."""
+        if len(self.ratios) < 2:
+            return None
+        quarter = len(self.ratios) // 4
+        return self.ratios[quarter], self.ratios[-1 - quarter]
 
     @classmethod
     def of_rounds(cls, name: str, unit: str, rounds: Sequence[Sequence[float]], *, goal: float) -> Figure:
-        """Create a row from rounds of values in the order of ``Field.servers``; each value is the median."""
+        """Create a row from rounds of values in the order of ``Field.servers``; each value is the median.
+
+        The speed of a shared machine changes from second to second. The ratios of many short rounds depend on it less
+        than the ratio of the medians.
+        """
         baseline, reference, proxy = (statistics.median(values) for values in zip(*rounds, strict=True))
-        ratios = sorted(own / other for _, other, own in rounds if other > 0)
-        spread = (ratios[0], ratios[-1]) if len(ratios) > 1 else None
-        return cls(name, unit, baseline, reference, proxy, goal, goal_is_ratio=True, spread=spread)
+        ratios = tuple(sorted(own / other for _, other, own in rounds if other > 0))
+        return cls(name, unit, baseline, reference, proxy, goal, goal_is_ratio=True, ratios=ratios)
 
     @classmethod
     def of_proxy(cls, name: str, unit: str, values: Iterable[float], *, goal: float) -> Figure:

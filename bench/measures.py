@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import chain
 
 from bench.client import Connection, Messages, connected, connections, request
 from bench.figures import Figure
@@ -26,20 +27,28 @@ Measure = Callable[[Field], Awaitable[list[Figure]]]
 Cost = Callable[[Served], Awaitable[float]]
 
 
-async def in_rounds(field: Field, cost: Cost, *, rounds: int) -> list[list[float]]:
-    """Measure all servers in each round, so that changes of the machine's load affect all of them."""
-    return [[await cost(server) for server in field.servers] for _ in range(rounds)]
+async def in_rounds(field: Field, cost: Cost, *, rounds: int, own: Sequence[Cost] = ()) -> list[list[float]]:
+    """Measure all servers in each round, so that changes of the machine's speed affect all of them.
+
+    ``own`` are further costs of handoff-proxy, behind those of the servers. A first round is not counted: each server
+    does in it what it does only at its first requests.
+    """
+    measured = [
+        [await cost(server) for server in field.servers] + [await one(field.proxy) for one in own]
+        for _ in range(rounds + 1)
+    ]
+    return measured[1:]
 
 
 async def chunks_singly(field: Field) -> list[Figure]:
     """CPU per chunk that arrives alone, on ten streams with 50 chunks per second."""
-    rounds = await in_rounds(field, COSTS["single"], rounds=3)
+    rounds = await in_rounds(field, partial(_cost_of_chunks, model="paced", streams=10), rounds=6)
     return [Figure.of_rounds("chunk arriving singly", "µs CPU", rounds, goal=0.15)]
 
 
 async def chunks_in_bursts(field: Field) -> list[Figure]:
     """CPU per chunk in bursts of twenty, on four streams with 50 bursts per second."""
-    rounds = await in_rounds(field, COSTS["bursts"], rounds=3)
+    rounds = await in_rounds(field, COSTS["bursts"], rounds=4)
     return [Figure.of_rounds("chunk in bursts", "µs CPU", rounds, goal=0.05)]
 
 
@@ -80,8 +89,8 @@ def _words(clients: Sequence[Connection]) -> int:
 
 async def plain_requests(field: Field) -> list[Figure]:
     """CPU of a request with an immediate JSON response, of eight or 32 clients; for handoff-proxy, of a stored turn."""
-    few = await in_rounds(field, COSTS["plain"], rounds=3)
-    many = await in_rounds(field, COSTS["plain32"], rounds=3)
+    few = await in_rounds(field, partial(_cost_of_plain, count=160), rounds=12)
+    many = await in_rounds(field, partial(_cost_of_plain, count=320, concurrency=32), rounds=12)
     return [
         Figure.of_rounds("plain request", "µs CPU", few, goal=0.25),
         Figure.of_rounds("plain request, 32 at a time", "µs CPU", many, goal=0.25),
@@ -90,7 +99,7 @@ async def plain_requests(field: Field) -> list[Figure]:
 
 async def short_streams(field: Field) -> list[Figure]:
     """CPU of a streamed request with one chunk."""
-    rounds = await in_rounds(field, COSTS["short"], rounds=3)
+    rounds = await in_rounds(field, partial(_cost_of_short_streams, count=160), rounds=12)
     return [Figure.of_rounds("streamed request of one chunk", "µs CPU", rounds, goal=0.3)]
 
 
@@ -120,10 +129,10 @@ async def handoff_turns(field: Field) -> list[Figure]:
 
     async def cost(server: Served) -> float:
         if server is field.proxy:
-            return await _cost_of_handoff(server) / 1e3
-        return await _cost_of_each(server, two_calls, count=48, concurrency=8) * 1e3
+            return await _cost_of_handoff(server, count=24) / 1e3
+        return await _cost_of_each(server, two_calls, count=24, concurrency=8) * 1e3
 
-    rounds = await in_rounds(field, cost, rounds=2)
+    rounds = await in_rounds(field, cost, rounds=5)
     return [Figure.of_rounds("handoff turn, 40 chunks", "ms CPU", rounds, goal=0.22)]
 
 
@@ -136,16 +145,18 @@ async def _cost_of_handoff(server: Served, *, count: int = 48, concurrency: int 
 
 async def long_histories(field: Field) -> list[Figure]:
     """CPU of a request with 1,000 messages: of a stored conversation, and of a new one."""
-    new = [await _cost_of_new(server) for server in field.servers]
-    known = await _cost_of_known(field.proxy)
+    rounds = await in_rounds(
+        field, partial(_cost_of_new, count=12), rounds=5, own=[partial(_cost_of_known, count=12)]
+    )
+    new, with_known = [one[:3] for one in rounds], [(*one[:2], one[3]) for one in rounds]
     return [
-        Figure.of_rounds("1,000 messages, known", "ms CPU", [(*new[:2], known)], goal=0.03),
-        Figure.of_rounds("1,000 messages, new", "ms CPU", [new], goal=0.03),
+        Figure.of_rounds("1,000 messages, known", "ms CPU", with_known, goal=0.03),
+        Figure.of_rounds("1,000 messages, new", "ms CPU", new, goal=0.03),
     ]
 
 
-async def _cost_of_new(server: Served) -> float:
-    return await _cost_of_lists(server, [messages_of(999)] * 24)
+async def _cost_of_new(server: Served, *, count: int = 24) -> float:
+    return await _cost_of_lists(server, [messages_of(999)] * count)
 
 
 async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
@@ -158,15 +169,16 @@ async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
             messages = [*greeting(), *messages[1:]]
         await client.ask(request("history", messages, stream=False), SCRIPTS["history"].chunks)
 
-    return await _cost_of_each(server, ask, count=len(lists) - 4, concurrency=1, warm_up=4) * 1e3
+    warm_up = len(lists) // 6
+    return await _cost_of_each(server, ask, count=len(lists) - warm_up, concurrency=1, warm_up=warm_up) * 1e3
 
 
-async def _cost_of_known(server: Served) -> float:
+async def _cost_of_known(server: Served, *, count: int = 24) -> float:
     """Continue a stored conversation of 998 messages, which is created once for each server."""
     if server not in _grown:
         async with connections(server.port, 1) as (client,):
             _grown[server] = await _grown_conversation(client, 998)
-    return await _cost_of_lists(server, _continuations(_grown[server], 24))
+    return await _cost_of_lists(server, _continuations(_grown[server], count))
 
 
 async def _grown_conversation(client: Connection, length: int) -> list[dict[str, str]]:
@@ -197,23 +209,27 @@ def _continuations(conversation: list[dict[str, str]], count: int) -> list[Messa
 
 async def first_token(field: Field) -> list[Figure]:
     """Time that a server adds between the request and the first word, for sequential requests."""
-    direct = await _times_to_first_word(field.upstream)
-    added = [await _times_to_first_word(server) for server in field.servers]
-    base = statistics.median(direct)
-    medians = [(statistics.median(times) - base) * 1e3 for times in added]
-    late = [(_percentile(times, 0.99) - base) * 1e3 for times in added]
+    servers = (field.upstream, *field.servers)
+    for server in servers:
+        await _times_to_first_word(server)
+    rounds = [[await _times_to_first_word(server) for server in servers] for _ in range(10)]
+    medians = [[statistics.median(times) * 1e3 for times in one] for one in rounds]
+    added = [[time - direct for time in times] for direct, *times in medians]
+    # Of all rounds: one of them has too few requests for a percentile.
+    base = statistics.median(direct for direct, *_ in medians)
+    _, *late = [_percentile([*chain(*times)], 0.99) * 1e3 for times in zip(*rounds, strict=True)]
     return [
-        Figure.of_rounds("added time to first token, median", "ms", [medians], goal=0.35),
-        Figure.of_rounds("added time to first token, p99", "ms", [late], goal=0.35),
+        Figure.of_rounds("added time to first token, median", "ms", added, goal=0.35),
+        Figure.of_rounds("added time to first token, p99", "ms", [[one - base for one in late]], goal=0.35),
     ]
 
 
-async def _times_to_first_word(server: Served, count: int = 300) -> list[float]:
+async def _times_to_first_word(server: Served, count: int = 30) -> list[float]:
     times = []
     async with connections(server.port, 1) as (client,):
-        for number in range(count + 20):
+        for number in range(count + 5):
             answer = await client.ask(request("first", greeting(), stream=True), SCRIPTS["first"].chunks)
-            if number >= 20:
+            if number >= 5:
                 times.append(answer.first_word_at - answer.sent_at)
     return times
 

@@ -54,7 +54,7 @@ def _row(figure: Figure) -> tuple[str, ...]:
         _number(figure.reference),
         _number(figure.proxy),
         _number(_ratio(figure.proxy, figure.baseline)),
-        _number(_ratio(figure.proxy, figure.reference), digits=3),
+        _number(figure.ratio, digits=3),
         "–" if figure.spread is None else f"{figure.spread[0]:.2f}–{figure.spread[1]:.2f}",
         f"{'≥' if figure.is_least else '≤'} {figure.goal:g}{' ×' if figure.goal_is_ratio else ''}",
     )
