@@ -47,7 +47,7 @@ class AnsweringModel(Protocol):
     """The model that an answer is of."""
 
     provider: str
-    """What provider state is bound to."""
+    """The name of the model at its provider (``provider_of``): only the same one gets its state back."""
     alarm_clock: AlarmClock
 
     def send(self, request: ModelRequest) -> Awaitable[Accepted]:

@@ -74,7 +74,7 @@ class OpenAIWireModel:
         self._learned = LearnedAdaptations()
         self._secrets = secrets_of(definition)
         self.provider = provider_of(definition.base_url, definition.model)
-        """What provider state is bound to."""
+        """The name of the model at its provider (``provider_of``): only the same one gets its state back."""
         self._accepts_cacheable: bool | None = None
         """Whether system messages may follow other messages; None until a request has shown it."""
 

@@ -48,7 +48,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
     max_answer_bytes: int
     max_line_bytes: int = 1024 * 1024
     provider: str = ""
-    """What state that has to be returned is bound to."""
+    """The name of the model at its provider (``provider_of``): only the same one gets its state back."""
     starts_in_reasoning: bool = False
     """The text of this model begins with reasoning, up to ``</think>``."""
     failure: UpstreamFailed | None = None

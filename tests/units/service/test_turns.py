@@ -503,18 +503,23 @@ async def test_listener_gets_turns_of_other_workers_and_the_deletion() -> None:
     await service.close(grace=0)
 
 
-async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conversation() -> None:
-    history = MemoryHistory()
-    service = await service_of(says("half a pair: \ud800"), history=history)
-
-    opened = await service.open(ASK)
-
+async def assert_failed_internally(opened: TurnHandle, history: MemoryHistory) -> None:
+    """Check that a turn ended with an internal error, for its client and in the store."""
     end = await end_of(opened)
     assert isinstance(end, Failed)
     assert end.code == "internal_error"
     record = await history.turn("c", opened.turn_id)
     assert record is not None
     assert (record.status, record.error_code) == ("failed", "internal_error")
+
+
+async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conversation() -> None:
+    history = MemoryHistory()
+    service = await service_of(says("half a pair: \ud800"), history=history)
+
+    opened = await service.open(ASK)
+
+    await assert_failed_internally(opened, history)
 
 
 @pytest.mark.parametrize("is_traced", [False, True])
@@ -572,12 +577,7 @@ async def test_turn_that_something_it_called_has_cancelled_fails(caplog: pytest.
 
     opened = await service.open(ASK)
 
-    end = await end_of(opened)
-    assert isinstance(end, Failed)
-    assert end.code == "internal_error"
-    record = await history.turn("c", opened.turn_id)
-    assert record is not None
-    assert (record.status, record.error_code) == ("failed", "internal_error")
+    await assert_failed_internally(opened, history)
     assert "turn was cancelled by something it called" in caplog.messages
 
 
