@@ -178,37 +178,58 @@ class TextMessages(list[Message]):
     result to everything that reads the list later. It does not change.
     """
 
-    __slots__ = ("has_instructions", "texts")
+    __slots__ = ("has_instructions", "kinds", "texts")
+    kinds: Sequence[type[Message]]
+    """The types of the messages."""
     texts: Sequence[str]
     """The contents of the messages."""
     has_instructions: bool
 
 
-def text_messages(messages: Sequence[Message]) -> TextMessages | None:
-    """Return the messages as ``TextMessages``; None if they have more than text."""
-    has_instructions = False
-    for message in [message for message in messages if type(message) is not UserMessage]:
-        if type(message) is AssistantMessage:
-            if message.tool_calls is not None or message.function_call is not None:
-                return None
-        elif type(message) in _INSTRUCTIONS:
-            has_instructions = True
-        else:
-            return None
+_SAID: frozenset[type[Message]] = frozenset((UserMessage, AssistantMessage))
+_WITH_TEXT = _SAID | _INSTRUCTIONS
+
+
+def text_messages(messages: Sequence[Message], *, may_have_calls: bool = True) -> TextMessages | None:
+    """Return the messages as ``TextMessages``; None if they have more than text.
+
+    Without ``may_have_calls``, none of them is known to have tool calls.
+    """
+    kinds = list(map(type, messages))
+    found = set(kinds)
+    if not found <= _WITH_TEXT:
+        return None
+    if may_have_calls and AssistantMessage in found and _has_calls(messages):
+        return None
     contents = _contents(messages)
     try:
         # It fails unless all are strings, and takes half the time of looking at the type of each.
         "".join(contents)
     except TypeError:
         return None
-    return _text_messages(messages, contents, has_instructions=has_instructions)
+    return _text_messages(messages, kinds, contents, has_instructions=not found <= _SAID)
+
+
+def _has_calls(messages: Sequence[Message]) -> bool:
+    return bool(
+        [
+            message
+            for message in messages
+            if type(message) is AssistantMessage
+            and (message.tool_calls is not None or message.function_call is not None)
+        ]
+    )
 
 
 def _text_messages(
-    messages: Sequence[Message], texts: Sequence[str], *, has_instructions: bool
+    messages: Sequence[Message],
+    kinds: Sequence[type[Message]],
+    texts: Sequence[str],
+    *,
+    has_instructions: bool,
 ) -> TextMessages:
     only_text = TextMessages(messages)
-    only_text.texts, only_text.has_instructions = texts, has_instructions
+    only_text.kinds, only_text.texts, only_text.has_instructions = kinds, texts, has_instructions
     return only_text
 
 
@@ -230,7 +251,7 @@ def without_instructions(messages: Sequence[Message]) -> Sequence[Message]:
     others = [message for message in messages if type(message) not in _INSTRUCTIONS]
     if type(messages) is not TextMessages:
         return others
-    return _text_messages(others, _contents(others), has_instructions=False)
+    return _text_messages(others, list(map(type, others)), _contents(others), has_instructions=False)
 
 
 def text_of(message: Message) -> str:

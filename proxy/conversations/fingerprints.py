@@ -64,6 +64,7 @@ class _Headings(dict[int, bytes]):
 
 
 _OF_USER, _OF_ASSISTANT = _Headings(b"u"), _Headings(b"a")
+_Kind = type[Message] | None
 
 
 class Transcript:
@@ -102,32 +103,34 @@ class Transcript:
 
         The first message has the index ``first``.
         """
-        return self._extend(messages, _hashed_texts(messages), first)
+        hashed = _hashed_texts(messages)
+        return self._extend(_hashed_kinds(messages, hashed), hashed, first)
 
     def _extend(
-        self, messages: Sequence[Message], hashed: Sequence[bytes], first: int = 0
+        self, kinds: Sequence[_Kind], hashed: Sequence[bytes], first: int = 0
     ) -> list[tuple[int, bytes]]:
-        # A list has thousands of messages: the loop calls no Python function.
+        # A list has thousands of messages: the loop calls no Python function, and reads no message.
         boundaries: list[tuple[int, bytes]] = []
-        fingerprint, new, added = self.fingerprint, self._hash, self._added
-        for index, (message, data) in enumerate(zip(messages, hashed, strict=True), first):
-            if type(message) is UserMessage:
-                if data:
-                    piece = _OF_USER[len(data)] + data
-                    new.update(piece)
-                    added.append(piece)
-            elif type(message) is AssistantMessage:
-                if data or not (message.tool_calls or message.function_call):
-                    new.update(_OF_ASSISTANT[len(data)] + data)
-                    fingerprint = new.digest()
-                    boundaries.append((index, fingerprint))
-                    new = _new_hash()
-                    new.update(fingerprint)
-                    added.clear()
-                    self._results = 0
-            elif type(message) is ToolMessage:
-                self._results += 1
+        fingerprint, new, rest = self.fingerprint, self._hash, 0
+        for index, (kind, data) in enumerate(zip(kinds, hashed, strict=True), first):
+            if kind is AssistantMessage:
+                new.update(_OF_ASSISTANT[len(data)] + data)
+                fingerprint = new.digest()
+                boundaries.append((index, fingerprint))
+                new = _new_hash()
+                new.update(fingerprint)
+            elif kind is UserMessage and data:
+                new.update(_OF_USER[len(data)] + data)
         self.fingerprint, self._hash = fingerprint, new
+        if boundaries:
+            rest = boundaries[-1][0] - first + 1
+            self._added.clear()
+            self._results = 0
+        for kind, data in zip(kinds[rest:], hashed[rest:], strict=True):
+            if kind is UserMessage and data:
+                self._added.append(_OF_USER[len(data)] + data)
+            elif kind is ToolMessage:
+                self._results += 1
         return boundaries
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
@@ -135,7 +138,7 @@ class Transcript:
         data = hashed_answer(text)
         if is_call and not data:
             return None
-        self._extend([AssistantMessage(text)], [data])
+        self._extend([AssistantMessage], [data])
         return self.fingerprint
 
     def call(self, call: FunctionCall) -> bytes:
@@ -224,6 +227,18 @@ def user_text(text: str) -> bytes:
 def hashed_answer(text: str) -> bytes:
     """Return the part of an assistant's text that is compared and hashed."""
     return _without_white(without_thinking(text) if "<" in text else text)
+
+
+def _hashed_kinds(messages: Sequence[Message], hashed: Sequence[bytes]) -> Sequence[_Kind]:
+    """Return the types of the messages, with None for tool calls without text, which have no fingerprint."""
+    if type(messages) is TextMessages:
+        return messages.kinds
+    return [
+        None
+        if not data and type(message) is AssistantMessage and (message.tool_calls or message.function_call)
+        else type(message)
+        for message, data in zip(messages, hashed, strict=True)
+    ]
 
 
 def _hashed_texts(messages: Sequence[Message]) -> Sequence[bytes]:

@@ -71,11 +71,11 @@ class KnownBeginnings:
         if length < MIN_MESSAGES:
             return
         before = len(known.texts) if known is not None else 0
-        kinds, texts = list(map(type, messages[before:length])), messages.texts[:length]
+        kinds, texts = messages.kinds[:length], messages.texts[:length]
         # Of all texts at once: the size of each would take as long as hashing it.
         size = getsizeof("".join(texts[before:])) + _BYTES_PER_MESSAGE * (length - before)
         if known is not None:
-            kinds, size = [*known.kinds, *kinds], known.size + size
+            size += known.size
         if size > self._max_bytes:
             return
         key = _key(scope, messages)
@@ -97,5 +97,5 @@ def _is_beginning(known: Beginning, messages: TextMessages, limit: int) -> bool:
     return (
         length <= limit
         and messages.texts[:length] == known.texts
-        and list(map(type, messages[:length])) == known.kinds
+        and messages.kinds[:length] == known.kinds
     )

@@ -33,6 +33,7 @@ def test_text_messages_are_lists_in_which_each_message_has_only_text(messages: l
     if found is not None:
         assert found == messages
         assert found.texts == [message.content for message in messages]
+        assert found.kinds == [type(message) for message in messages]
         assert found.has_instructions == any(map(is_instruction, messages))
 
 
@@ -47,6 +48,7 @@ def test_instructions_are_found_and_left_out_of_each_kind_of_list(messages: list
         if isinstance(one, TextMessages):
             assert isinstance(rest, TextMessages)
             assert (rest.texts, rest.has_instructions) == ([message.content for message in others], False)
+            assert rest.kinds == [type(message) for message in others]
 
 
 def test_text_messages_are_encoded_like_a_list() -> None:
