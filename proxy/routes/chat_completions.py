@@ -5,7 +5,7 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 
 from starlette.datastructures import QueryParams
@@ -29,7 +29,7 @@ from proxy.settings import Settings
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import AnswerOptions, CompletionBuilder, decode_options
-from proxy.wire.chat.parse import ChatRequest, decode_chat
+from proxy.wire.chat.parse import ChatRequest, decode_chat, decode_chat_without_schemas
 from proxy.wire.chat.stored_completions import with_request_messages
 from proxy.wire.chat.stream import ChunkEncoder
 from proxy.wire.events.takeover import ResumedEncoder
@@ -48,7 +48,7 @@ class ChatCompletions:
             body, connection, access.caller, access.terms
         ):
             return None
-        request = await decode_body(chat_decoder(settings), body)
+        request = await decode_chat_body(body, settings)
         turn_request, options = await chat_turn_request(services, access, headers, body, request)
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
@@ -93,9 +93,14 @@ class ResumedStream:
         await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)
 
 
-def chat_decoder(settings: Settings) -> Callable[[bytes], ChatRequest]:
-    """Return the function that decodes a body within the limits of the settings."""
-    return partial(decode_chat, max_messages=settings.max_messages, strict=settings.strict_parameters)
+def decode_chat_body(body: bytes, settings: Settings) -> Awaitable[ChatRequest]:
+    """Return the decoded body, within the limits of the settings."""
+    limit = settings.max_messages
+    return decode_body(
+        partial(decode_chat, max_messages=limit, strict=settings.strict_parameters),
+        partial(decode_chat_without_schemas, max_messages=limit),
+        body,
+    )
 
 
 async def chat_turn_request(

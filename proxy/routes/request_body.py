@@ -23,10 +23,8 @@ GZIP = ("gzip", "x-gzip")
 """RFC 9110, 8.4.1.3: both names have the same meaning."""
 _MAX_BYTES_IN_LOOP = 16_384
 _MAX_TEXT_IN_LOOP = 131_072
-"""The same for a body that has only text: its decoding takes 5 µs per kilobyte, and a thread costs 100 µs."""
-_MAX_OBJECTS_IN_LOOP = 4_096
-_MARKS_OF_SCHEMAS = (b'"parameters"', b'"schema"', b'"input_schema"')
-"""Members of a request that hold JSON schemas."""
+"""The same for a body without schemas: its decoding takes 1 to 3 µs per kilobyte of usual text, at most 45 of anything
+else, and a thread costs 100 µs."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
@@ -168,24 +166,19 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
     return int(announced) if announced.isdecimal() else None
 
 
-async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Return the decoded body; a large one is decoded in a thread.
+async def decode_body(
+    decode: Callable[[bytes], T], decode_quickly: Callable[[bytes], T | None], body: bytes
+) -> T:
+    """Return the decoded body; in a thread, if that may take long.
 
-    Checking references of JSON schemas needs at most half a millisecond per kilobyte.
+    Checking references of JSON schemas needs at most half a millisecond per kilobyte. ``decode_quickly`` returns None
+    for a body that has such schemas, or may have something else that takes long.
     """
-    if len(body) <= _MAX_BYTES_IN_LOOP or _has_only_text(body):
+    if len(body) <= _MAX_BYTES_IN_LOOP:
         return decode(body)
+    if len(body) <= _MAX_TEXT_IN_LOOP and (decoded := decode_quickly(body)) is not None:
+        return decoded
     return await asyncio.to_thread(decode, body)
-
-
-def _has_only_text(body: bytes) -> bool:
-    return (
-        len(body) <= _MAX_TEXT_IN_LOOP
-        and body.count(b"{") + body.count(b"[") <= _MAX_OBJECTS_IN_LOOP
-        and not any(mark in body for mark in _MARKS_OF_SCHEMAS)
-        # An escape can be part of such a name. One byte is found a hundred times faster than two.
-        and (b"\\" not in body or b"\\u" not in body)
-    )
 
 
 def decode_gzip(data: bytes, *, limit_bytes: int) -> bytes:

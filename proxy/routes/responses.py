@@ -39,7 +39,7 @@ from proxy.wire.conversations.objects import items_of, list_body, part_of
 from proxy.wire.responses.errors import PARAMETERS, problem_of_response
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.options import Body, ResponseOptions, decode_options, response_body
-from proxy.wire.responses.parse import decode_response_request
+from proxy.wire.responses.parse import decode_response_request, decode_response_without_schemas
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
 from proxy.wire.validation.query_params import bool_param, included, list_query, unknown_after
 
@@ -58,7 +58,8 @@ class Responses:
         decode = partial(
             decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )
-        request = await decode_body(decode, body)
+        quickly = partial(decode_response_without_schemas, max_items=settings.max_messages)
+        request = await decode_body(decode, quickly, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
         options = options_of_request(services, access.terms, headers, request)

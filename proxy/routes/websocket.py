@@ -11,11 +11,11 @@ from starlette.websockets import WebSocket
 
 from proxy.auth import Access
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
-from proxy.routes.chat_completions import chat_decoder, chat_turn_request
+from proxy.routes.chat_completions import chat_turn_request, decode_chat_body
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.model_suggestions import with_suggestions
-from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
+from proxy.routes.request_body import ClientDisconnected, first_of, headers_of
 from proxy.routes.sockets import WebSocketChannel, admit
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
@@ -126,7 +126,7 @@ class WebSocketSession:
     async def _start(self, message: ClientMessage) -> None:
         types = message.wanted
         self._check_stream_count()
-        request = await decode_body(chat_decoder(self._services.settings), message.body)
+        request = await decode_chat_body(message.body, self._services.settings)
         access = Access(self._caller, self._services.keys.terms_of(self._caller))
         turn_request, _ = await chat_turn_request(
             self._services, access, self._headers_with(message), message.body, request

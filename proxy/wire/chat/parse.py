@@ -20,7 +20,7 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ProviderState, ToolChoice
 from proxy.wire.chat.message_validation import validate_messages
 from proxy.wire.chat.parameters import check_combinations, model_parameters, tool_choice_of, tools_of
-from proxy.wire.chat.schema import ChatBody
+from proxy.wire.chat.schema import ChatBody, JsonSchemaFormat
 from proxy.wire.provider_state import states_in_chat
 from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject_nul
 
@@ -67,22 +67,43 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
     """
     try:
         decoded, unknown = _decoder.decode(body, strict=strict)
-        reject_nul(body)
-        if _has_options(decoded):
-            check_combinations(decoded)
-            request = _request(decoded, unknown, max_messages=max_messages)
-        else:
-            request = ChatRequest(
-                model=decoded.model,
-                messages=validate_messages(decoded.messages, max_messages=max_messages),
-                stream=bool(decoded.stream),
-                include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
-                ignored=unknown,
-            )
-        states = states_in_chat(body)
-        return msgspec.structs.replace(request, provider_states=states) if states else request
+        return _chat_request(body, decoded, unknown, max_messages=max_messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(INVALID_JSON) from None
+
+
+def decode_chat_without_schemas(body: bytes, *, max_messages: int) -> ChatRequest | None:
+    """Parse a body that has no JSON schema, unknown key or value of another type; None for any other.
+
+    Raises:
+        InvalidRequest: As ``decode_chat``.
+    """
+    try:
+        decoded = _decoder.decode_known(body)
+        if decoded.tools or decoded.functions or type(decoded.response_format) is JsonSchemaFormat:
+            return None
+        return _chat_request(body, decoded, (), max_messages=max_messages)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _chat_request(
+    body: bytes, decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int
+) -> ChatRequest:
+    reject_nul(body)
+    if _has_options(decoded):
+        check_combinations(decoded)
+        request = _request(decoded, unknown, max_messages=max_messages)
+    else:
+        request = ChatRequest(
+            model=decoded.model,
+            messages=validate_messages(decoded.messages, max_messages=max_messages),
+            stream=bool(decoded.stream),
+            include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
+            ignored=unknown,
+        )
+    states = states_in_chat(body)
+    return msgspec.structs.replace(request, provider_states=states) if states else request
 
 
 def _has_options(body: ChatBody) -> bool:

@@ -95,6 +95,21 @@ def decode_response_request(text: bytes, *, max_items: int, strict: bool = False
     return _decode(_decoder, text, max_items=max_items, strict=strict)
 
 
+def decode_response_without_schemas(text: bytes, *, max_items: int) -> ResponsesRequest | None:
+    """Parse a body that has no JSON schema, unknown key or value of another type; None for any other.
+
+    Raises:
+        InvalidRequest: As ``decode_response_request``.
+    """
+    try:
+        body = _decoder.decode_known(text)
+        if body.tools or (body.text is not None and isinstance(body.text.format, JsonSchemaText)):
+            return None
+        return _response_request(text, body, (), max_items=max_items)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def decode_compact_request(text: bytes, *, max_items: int, strict: bool = False) -> ResponsesRequest:
     """Parse the body of a request for a compaction, as ``decode_response_request`` does."""
     return _decode(_compact_decoder, text, max_items=max_items, strict=strict)
@@ -108,13 +123,19 @@ def decode_count_request(text: bytes, *, max_items: int, strict: bool = False) -
 def _decode(decoder: BodyDecoder[Any], text: bytes, *, max_items: int, strict: bool) -> ResponsesRequest:
     try:
         body, unknown = decoder.decode(text, strict=strict)
-        reject_nul(text)
         if not isinstance(body, ResponsesBody):
             body = _as_response_body(body)
-        _check(body)
-        return _request(body, unknown, max_items=max_items)
+        return _response_request(text, body, unknown, max_items=max_items)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(INVALID_JSON) from None
+
+
+def _response_request(
+    text: bytes, body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int
+) -> ResponsesRequest:
+    reject_nul(text)
+    _check(body)
+    return _request(body, unknown, max_items=max_items)
 
 
 def _as_response_body(body: CompactBody | CountBody) -> ResponsesBody:

@@ -122,6 +122,15 @@ class BodyDecoder(Generic[Body]):
         except msgspec.ValidationError:
             return self._decode_by_field(text, strict=strict)
 
+    def decode_known(self, text: bytes) -> Body:
+        """Return a body that has only known keys and no value to convert.
+
+        Raises:
+            msgspec.DecodeError: The text is anything else.
+            UnicodeDecodeError, RecursionError: As above.
+        """
+        return self._decode_whole(text)
+
     def _decode_by_field(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
         """Decode field by field, for a body with unknown keys, values to convert, or errors."""
         keys = _decode_keys(text)

@@ -1,12 +1,13 @@
-"""Headers of a request, decoded once."""
+"""Headers of a request, decoded once, and where its body is decoded."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
-from proxy.routes.request_body import decoded_headers, forget_headers, headers_of
+from proxy.routes.request_body import decode_body, decoded_headers, forget_headers, headers_of
 from proxy.routes.server_extensions import REQUEST_BODY
 
 
@@ -34,3 +35,24 @@ def test_headers_are_forgotten_but_middleware_around_another_server_s_applicatio
     forget_headers(scope)
 
     assert scope == {"headers": left, "extensions": extensions, "state": {}}
+
+
+@pytest.mark.parametrize(
+    ("size", "is_quick", "is_in_thread"),
+    [
+        (16_384, False, False),
+        (16_385, False, True),
+        (16_385, True, False),
+        (131_072, True, False),
+        (131_073, True, True),
+    ],
+)
+async def test_a_long_body_is_decoded_in_a_thread_unless_that_is_quick(
+    size: int, is_quick: bool, is_in_thread: bool
+) -> None:
+    def decode(body: bytes) -> tuple[int, bool]:
+        return len(body), threading.current_thread() is not threading.main_thread()
+
+    decoded = await decode_body(decode, lambda body: decode(body) if is_quick else None, b" " * size)
+
+    assert decoded == (size, is_in_thread)

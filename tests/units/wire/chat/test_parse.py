@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -34,7 +35,12 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.chat.parse import ChatRequest, conversation_id, decode_chat
+from proxy.wire.chat.parse import (
+    ChatRequest,
+    conversation_id,
+    decode_chat,
+    decode_chat_without_schemas,
+)
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.validation.body_decoder import BodyDecoder
 
@@ -384,6 +390,41 @@ def test_messages_that_have_only_text_are_text_messages(
 
     assert isinstance(request.messages, TextMessages) == has_only_text
     assert len(request.messages) == len(messages)
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("data", "is_decoded"),
+    [
+        (body(), True),
+        (body(CALLING, RESULT, USER, temperature=0.5, stream=True, response_format={"type": "text"}), True),
+        (body({"role": "assistant", "content": "x", "reasoning_content": "y"}, USER), True),
+        (body(tools=[TOOL]), False),
+        (body(functions=[{"name": "f"}]), False),
+        (body(response_format=SCHEMA), False),
+        (body().replace(b'"model"', b'"t\\u006fols": [%b], "model"' % json.dumps(TOOL).encode()), False),
+        (body(chat_id="x"), False),
+        (body(n=1.0), False),
+        (body()[:-1], False),
+        (b'"\xff"', False),
+        (b"[" * 100_000, False),
+    ],
+)
+def test_a_body_is_decoded_at_once_unless_it_may_take_long(data: bytes, is_decoded: bool) -> None:
+    request = decode_chat_without_schemas(data, max_messages=2000)
+
+    assert request == (decode(data) if is_decoded else None)
+
+
+def test_errors_of_a_body_that_is_decoded_at_once_are_those_of_any_body() -> None:
+    data = body(RESULT, USER, {"role": "user", "content": None}, RESULT, stream_options={})
+
+    with pytest.raises(InvalidRequest) as expected:
+        decode(data)
+    with pytest.raises(InvalidRequest, match=re.escape(str(expected.value))):
+        decode_chat_without_schemas(data, max_messages=2000)
 
 
 def test_a_list_of_plain_messages_is_not_copied_out_of_order() -> None:

@@ -37,7 +37,11 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.wire.responses.input import Reference, joined
-from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
+from proxy.wire.responses.parse import (
+    ResponsesRequest,
+    decode_response_request,
+    decode_response_without_schemas,
+)
 from proxy.wire.responses.schema import (
     IGNORED_ITEMS,
     SUPPORTED_ITEMS,
@@ -531,3 +535,22 @@ def parsed_or_rejected(body: dict[str, Any]) -> tuple[ResponsesRequest, list[Mes
         return request, messages
     except InvalidRequest as error:
         return error
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_decoded"),
+    [
+        ({}, True),
+        ({"input": [{"role": "user", "content": "Hi"}], "text": {"format": {"type": "text"}}}, True),
+        ({"tools": [TOOL]}, False),
+        ({"text": {"format": SCHEMA}}, False),
+        ({"chat_id": "x"}, False),
+        ({"max_output_tokens": 20.0}, False),
+    ],
+)
+def test_a_body_is_decoded_at_once_unless_it_may_take_long(keys: dict[str, Any], is_decoded: bool) -> None:
+    data = json.dumps({"model": "shop", "input": "Hi", **keys}).encode()
+
+    request = decode_response_without_schemas(data, max_items=1000)
+
+    assert request == (decode(**keys) if is_decoded else None)
