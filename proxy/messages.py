@@ -233,6 +233,18 @@ def _text_messages(
     return only_text
 
 
+def joined_messages(messages: Sequence[Message], more: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages and those that follow; ``TextMessages`` if the first are, and the others have only text."""
+    if type(messages) is not TextMessages:
+        return [*messages, *more]
+    text = more if type(more) is TextMessages else text_messages(more)
+    if text is None:
+        return [*messages, *more]
+    has_instructions = messages.has_instructions or text.has_instructions
+    kinds, texts = [*messages.kinds, *text.kinds], [*messages.texts, *text.texts]
+    return _text_messages([*messages, *text], kinds, texts, has_instructions=has_instructions)
+
+
 def _contents(messages: Sequence[Message]) -> list[Any]:
     return [message.content for message in messages]
 

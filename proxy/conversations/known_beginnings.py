@@ -95,7 +95,5 @@ def _key(scope: bytes, messages: TextMessages) -> tuple[bytes, int]:
 def _is_beginning(known: Beginning, messages: TextMessages, limit: int) -> bool:
     length = len(known.texts)
     return (
-        length <= limit
-        and messages.texts[:length] == known.texts
-        and messages.kinds[:length] == known.kinds
+        length <= limit and messages.texts[:length] == known.texts and messages.kinds[:length] == known.kinds
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from proxy.messages import Item, Message
+from proxy.messages import Item, Message, joined_messages
 
 
 class PlainItems(Sequence[Item]):
@@ -61,7 +61,7 @@ class PlainItems(Sequence[Item]):
 
     def __add__(self, other: PlainItems) -> PlainItems:
         """Return these items and the others."""
-        messages = [*self.messages, *other.messages]
+        messages = joined_messages(self.messages, other.messages)
         if self._agents is None and other._agents is None:
             return PlainItems(messages)
         agents, visible = self._authors()

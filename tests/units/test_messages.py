@@ -13,6 +13,7 @@ from proxy.messages import (
     ToolMessage,
     has_instructions,
     is_instruction,
+    joined_messages,
     text_messages,
     without_instructions,
 )
@@ -49,6 +50,23 @@ def test_instructions_are_found_and_left_out_of_each_kind_of_list(messages: list
             assert isinstance(rest, TextMessages)
             assert (rest.texts, rest.has_instructions) == ([message.content for message in others], False)
             assert rest.kinds == [type(message) for message in others]
+
+
+@given(message_lists, message_lists)
+def test_joined_messages_have_only_text_if_both_lists_have(
+    messages: list[Message], more: list[Message]
+) -> None:
+    whole = text_messages([*messages, *more])
+
+    for one in filter(None, (messages, text_messages(messages))):
+        for other in filter(None, (more, text_messages(more))):
+            joined = joined_messages(one, other)
+
+            assert joined == [*messages, *more]
+            if isinstance(one, TextMessages) and whole is not None:
+                assert isinstance(joined, TextMessages)
+                assert (joined.kinds, joined.texts) == (whole.kinds, whole.texts)
+                assert joined.has_instructions == whole.has_instructions
 
 
 def test_text_messages_are_encoded_like_a_list() -> None:
