@@ -21,7 +21,8 @@ from proxy.turns.request import Match, TurnRequest
 MAX_INPUTS = 16
 """Number of positions in a list, from its end, at which the input of a turn can end."""
 FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
-"""Number of fingerprints per query: in the first one, from the end of the list, and in each further one."""
+"""Number of fingerprints per query: in the first one, from the end of the list, and in each further one. All of those
+of a long list that this worker has not seen: they are probably not stored."""
 
 
 class ResolverQuery:
@@ -30,6 +31,7 @@ class ResolverQuery:
     __slots__ = (
         "_beginnings",
         "_fingerprints",
+        "_is_new_list",
         "conversation",
         "last_assistant",
         "messages",
@@ -82,6 +84,7 @@ class ResolverQuery:
         # Texts of a conversation that is not stored are not cached either.
         self._beginnings = beginnings if request.is_stored else None
         self._fingerprints: _Fingerprints | None = None
+        self._is_new_list = False
 
     def of_no_end_user(self) -> ResolverQuery | None:
         """Return the same query for turns with the fingerprints of no end user; None if it would find nothing else.
@@ -129,6 +132,7 @@ class ResolverQuery:
         limit = ends[0] + 1 if ends else len(self.messages)
         beginnings = self._beginnings if limit >= MIN_MESSAGES else None
         known = beginnings.find(self.scope, self.messages, limit) if beginnings is not None else None
+        self._is_new_list = beginnings is not None and known is None
         boundaries = [*known.boundaries] if known is not None else []
         begin = len(known.texts) if known is not None else 0
         transcript = Transcript(boundaries[-1][1] if boundaries else self.scope)
@@ -143,6 +147,17 @@ class ResolverQuery:
             beginnings.add(self.scope, self.messages, limit, boundaries, known)
         self._fingerprints = transcript, boundaries, inputs
         return self._fingerprints
+
+    @property
+    def is_new_list(self) -> bool:
+        """Whether the list is long and does not continue one that this worker has seen."""
+        self._all_fingerprints()
+        return self._is_new_list
+
+    @property
+    def last_answer(self) -> bytes | None:
+        """The digest of the text of the last assistant message; None if there is no text."""
+        return last_answer_of(self.scope, text_of(self.messages[self.last_assistant]))
 
     @property
     def head(self) -> int | None:
@@ -229,7 +244,7 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     """
     if query.last_assistant < 0:
         return None
-    place, index = await _longest(query, conversation)
+    place, index, latest = await _longest(query, conversation)
     exact: TranscriptMatch | None = None
     if place is not None:
         exact = (
@@ -240,9 +255,9 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
         if index == query.last_assistant:
             return exact
     trusted = exact.place if exact is not None else None
-    latest = await _by_last_answer(
-        query, conversation.key if conversation else trusted.conversation if trusted else None
-    )
+    if place is not None:
+        within = conversation.key if conversation else trusted.conversation if trusted else None
+        latest = await _by_last_answer(query, within)
     if latest is None:
         return exact
     if await _is_decision_on(query, latest):
@@ -255,26 +270,40 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     return TranscriptMatch(latest.agent, trusted, index + 1, latest=latest)
 
 
-async def _longest(query: ResolverQuery, conversation: Conversation | None) -> tuple[TurnMatch | None, int]:
-    """Return the place of the last fingerprint that is known, and the index of its message."""
+async def _longest(
+    query: ResolverQuery, conversation: Conversation | None
+) -> tuple[TurnMatch | None, int, TurnMatch | None]:
+    """Return the place of the last fingerprint that is known, and the index of its message.
+
+    If none is known, the third value is the newest turn with the last answer.
+    """
     boundaries = query.boundaries
-    end, size = len(boundaries), FIRST_LOOKUP
+    within = conversation.key if conversation else None
+    end, size = len(boundaries), NEXT_LOOKUPS if query.is_new_list else FIRST_LOOKUP
     while end > 0:
-        part = boundaries[max(0, end - size) : end]
-        places = await query.turns.find_matches(
-            [fingerprint for _, fingerprint in part], conversation=conversation.key if conversation else None
-        )
+        begin = max(0, end - size)
+        part = boundaries[begin:end]
+        fingerprints = [fingerprint for _, fingerprint in part]
+        if begin > 0 or size == FIRST_LOOKUP:
+            places = await query.turns.find_matches(fingerprints, conversation=within)
+        else:
+            # None of them is probable to be known: the answer is looked up without another read.
+            places, latest = await query.turns.find_matches_or_answer(
+                fingerprints, query.last_answer, conversation=within
+            )
+            if not places:
+                return None, -1, latest
         if places:
             by_fingerprint = {place.fingerprint: place for place in places}
             for index, fingerprint in reversed(part):
                 if fingerprint in by_fingerprint:
-                    return by_fingerprint[fingerprint], index
-        end, size = end - size, NEXT_LOOKUPS
-    return None, -1
+                    return by_fingerprint[fingerprint], index, None
+        end, size = begin, NEXT_LOOKUPS
+    return None, -1, await _by_last_answer(query, within)
 
 
 async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> TurnMatch | None:
-    digest = last_answer_of(query.scope, text_of(query.messages[query.last_assistant]))
+    digest = query.last_answer
     return await query.turns.find_last_answer(digest, conversation=conversation) if digest else None
 
 

@@ -124,6 +124,13 @@ class SqlHistory:
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
 
+    async def find_matches_or_answer(
+        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
+        return await self._database.read(
+            lambda on: self._reading.places_or_answer(on, fingerprints, digest, conversation)
+        )
+
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:

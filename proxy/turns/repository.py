@@ -121,6 +121,12 @@ class TurnRepository(Protocol):
         """Return the newest turn that is history and whose ``last_answer`` is ``digest``."""
         ...
 
+    async def find_matches_or_answer(
+        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
+        """Return what ``find_matches`` does, and if that is nothing, what ``find_last_answer`` does, in one read."""
+        ...
+
     async def find_by_input(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[InputMatch]:

@@ -860,6 +860,19 @@ async def test_within_a_conversation_only_its_turns_count(history: TurnRepositor
     assert await history.find_matches([b"f"], conversation=999_999) == []
 
 
+async def test_the_last_answer_is_found_if_no_fingerprint_is(history: TurnRepository) -> None:
+    own = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+    newest = await answered(history, "conv_b", fingerprint=b"g", last_answer=b"a")
+    place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
+    latest = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"g", is_unique=False)
+
+    assert await history.find_matches_or_answer([b"f", b"x"], b"a") == ([place], None)
+    assert await history.find_matches_or_answer([b"x"], b"a") == ([], latest)
+    assert await history.find_matches_or_answer([], b"a", conversation=own.conversation) == ([], place)
+    assert await history.find_matches_or_answer([b"g"], b"b", conversation=own.conversation) == ([], None)
+    assert await history.find_matches_or_answer([b"x"], None) == ([], None)
+
+
 async def test_calls_that_are_waited_for_are_found_newest_first(history: TurnRepository) -> None:
     first = await answered(history, "conv_a", pending=["call_1", "call_2"])
     second = await answered(history, "conv_b", pending=["call_1"])

@@ -138,6 +138,19 @@ class TurnQueries:
         found = statement.run(connection, [{"digest": digest} | _within(conversation)])
         return TurnMatch(*found[0]) if found else None
 
+    def places_or_answer(
+        self,
+        connection: Connection,
+        fingerprints: Sequence[bytes],
+        digest: bytes | None,
+        conversation: int | None,
+    ) -> tuple[list[TurnMatch], TurnMatch | None]:
+        """Return the places of the fingerprints, and if there is none, the newest turn with this last answer."""
+        found = self.places(connection, fingerprints, conversation) if fingerprints else []
+        if found or digest is None:
+            return found, None
+        return [], self.last_answer(connection, digest, conversation)
+
     def pending(
         self, connection: Connection, caller: str, call_ids: Sequence[str], conversation: int | None
     ) -> list[tuple[str, int]]:

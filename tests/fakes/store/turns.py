@@ -268,6 +268,14 @@ class MemoryHistory:
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return self._newest(lambda end: end.last_answer == digest, conversation)
 
+    async def find_matches_or_answer(
+        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
+        places = await self.find_matches(fingerprints, conversation=conversation)
+        if places or digest is None:
+            return places, None
+        return [], await self.find_last_answer(digest, conversation=conversation)
+
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
