@@ -64,7 +64,7 @@ async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | N
         return shortened
     if found.place is None:
         return RuleMatch(rule, request.conversation_id, agent=found.agent)
-    branch = await query.turns.branch(found.place.turn)
+    branch = found.branch or await query.turns.branch(found.place.turn)
     if branch is None:
         # Deleted since.
         return None

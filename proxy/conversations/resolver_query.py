@@ -236,6 +236,8 @@ class TranscriptMatch(Struct, frozen=True):
     is_last_answer: bool = False
     latest: TurnMatch | None = None
     """The newest turn with the last answer of the list, if the list before it is not that of the turn."""
+    branch: Branch | None = None
+    """That of ``place``, if it has been read."""
 
 
 async def find_transcript(query: ResolverQuery, conversation: Conversation | None) -> TranscriptMatch | None:
@@ -244,11 +246,12 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     """
     if query.last_assistant < 0:
         return None
-    place, index, latest = await _longest(query, conversation)
+    found = await _longest(query, conversation)
+    place, index, latest = found.place, found.index, found.latest
     exact: TranscriptMatch | None = None
     if place is not None:
         exact = (
-            TranscriptMatch(place.agent, place, index + 1)
+            TranscriptMatch(place.agent, place, index + 1, branch=found.branch)
             if place.is_unique
             else TranscriptMatch(place.agent)
         )
@@ -270,13 +273,19 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     return TranscriptMatch(latest.agent, trusted, index + 1, latest=latest)
 
 
-async def _longest(
-    query: ResolverQuery, conversation: Conversation | None
-) -> tuple[TurnMatch | None, int, TurnMatch | None]:
-    """Return the place of the last fingerprint that is known, and the index of its message.
+class _Found(Struct, frozen=True):
+    """The place of the last fingerprint that is known, the index of its message, and its branch if that was read.
 
-    If none is known, the third value is the newest turn with the last answer.
+    If none is known, ``latest`` is the newest turn with the last answer.
     """
+
+    place: TurnMatch | None = None
+    index: int = -1
+    branch: Branch | None = None
+    latest: TurnMatch | None = None
+
+
+async def _longest(query: ResolverQuery, conversation: Conversation | None) -> _Found:
     boundaries = query.boundaries
     within = conversation.key if conversation else None
     end, size = len(boundaries), NEXT_LOOKUPS if query.is_new_list else FIRST_LOOKUP
@@ -284,22 +293,25 @@ async def _longest(
         begin = max(0, end - size)
         part = boundaries[begin:end]
         fingerprints = [fingerprint for _, fingerprint in part]
-        if begin > 0 or size == FIRST_LOOKUP:
+        branch: Branch | None = None
+        if size == FIRST_LOOKUP:
+            # The last one is probably known: its branch is read with it.
+            places, branch = await query.turns.find_matches_and_branch(fingerprints, conversation=within)
+        elif begin > 0:
             places = await query.turns.find_matches(fingerprints, conversation=within)
         else:
-            # None of them is probable to be known: the answer is looked up without another read.
+            # Probably none is known: the answer is looked up by the same read.
             places, latest = await query.turns.find_matches_or_answer(
                 fingerprints, query.last_answer, conversation=within
             )
             if not places:
-                return None, -1, latest
-        if places:
-            by_fingerprint = {place.fingerprint: place for place in places}
-            for index, fingerprint in reversed(part):
-                if fingerprint in by_fingerprint:
-                    return by_fingerprint[fingerprint], index, None
+                return _Found(latest=latest)
+        by_fingerprint = {place.fingerprint: place for place in places}
+        for index, fingerprint in reversed(part if places else ()):
+            if fingerprint in by_fingerprint:
+                return _Found(by_fingerprint[fingerprint], index, branch)
         end, size = begin, NEXT_LOOKUPS
-    return None, -1, await _by_last_answer(query, within)
+    return _Found(latest=await _by_last_answer(query, within))
 
 
 async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> TurnMatch | None:

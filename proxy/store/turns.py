@@ -121,6 +121,13 @@ class SqlHistory:
             return []
         return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
 
+    async def find_matches_and_branch(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], Branch | None]:
+        return await self._database.read(
+            lambda on: self._reading.places_and_branch(on, fingerprints, conversation)
+        )
+
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
 

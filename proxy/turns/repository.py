@@ -117,6 +117,15 @@ class TurnRepository(Protocol):
         """
         ...
 
+    async def find_matches_and_branch(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], Branch | None]:
+        """Return what ``find_matches`` does, and the branch of the turn with the last fingerprint, in one read.
+
+        None if that fingerprint is unknown or not unique.
+        """
+        ...
+
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         """Return the newest turn that is history and whose ``last_answer`` is ``digest``."""
         ...

@@ -860,6 +860,21 @@ async def test_within_a_conversation_only_its_turns_count(history: TurnRepositor
     assert await history.find_matches([b"f"], conversation=999_999) == []
 
 
+async def test_the_branch_of_the_last_fingerprint_is_found_with_it(history: TurnRepository) -> None:
+    own = await answered(history, "conv_a", fingerprint=b"f")
+    one = await answered(history, "conv_b", fingerprint=b"g")
+    place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
+
+    places, branch = await history.find_matches_and_branch([b"f", b"g"])
+    assert sorted(place.turn for place in places) == [own.turn, one.turn]
+    assert branch == await history.branch(one.turn) is not None
+    assert await history.find_matches_and_branch([b"f", b"x"]) == ([place], None)
+    assert await history.find_matches_and_branch([b"f"], conversation=one.conversation) == ([], None)
+
+    await answered(history, "conv_c", fingerprint=b"g")
+    assert (await history.find_matches_and_branch([b"f", b"g"]))[1] is None
+
+
 async def test_the_last_answer_is_found_if_no_fingerprint_is(history: TurnRepository) -> None:
     own = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
     newest = await answered(history, "conv_b", fingerprint=b"g", last_answer=b"a")

@@ -138,6 +138,16 @@ class TurnQueries:
         found = statement.run(connection, [{"digest": digest} | _within(conversation)])
         return TurnMatch(*found[0]) if found else None
 
+    def places_and_branch(
+        self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
+    ) -> tuple[list[TurnMatch], Branch | None]:
+        """Return the places of the fingerprints, and the branch of that of the last one if it is unique."""
+        found = self.places(connection, fingerprints, conversation)
+        for place in found:
+            if place.fingerprint == fingerprints[-1] and place.is_unique:
+                return found, self.branch(connection, place.turn)
+        return found, None
+
     def places_or_answer(
         self,
         connection: Connection,

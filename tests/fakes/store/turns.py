@@ -265,6 +265,13 @@ class MemoryHistory:
         found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
         return [place for place in found if place is not None]
 
+    async def find_matches_and_branch(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], Branch | None]:
+        places = await self.find_matches(fingerprints, conversation=conversation)
+        last = [place for place in places if place.fingerprint == fingerprints[-1] and place.is_unique]
+        return places, await self.branch(last[0].turn) if last else None
+
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return self._newest(lambda end: end.last_answer == digest, conversation)
 

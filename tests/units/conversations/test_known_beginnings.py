@@ -14,7 +14,7 @@ from proxy.conversations.fingerprints import Transcript, scope_of
 from proxy.conversations.known_beginnings import MIN_MESSAGES, KnownBeginnings
 from proxy.conversations.resolver_query import ResolverQuery, find_transcript
 from proxy.messages import AssistantMessage, Message, TextMessages, UserMessage, text_messages
-from proxy.turns.records import TurnMatch
+from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import TurnRequest
 from tests.fakes.messages import message_lists
 from tests.fakes.store.turns import MemoryHistory
@@ -54,6 +54,11 @@ class EmptyHistory(MemoryHistory):
     ) -> Sequence[TurnMatch]:
         self.lookups.append(len(fingerprints))
         return []
+
+    async def find_matches_and_branch(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> tuple[Sequence[TurnMatch], Branch | None]:
+        return await self.find_matches(fingerprints), None
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         self.lookups.append(0)
