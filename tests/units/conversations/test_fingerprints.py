@@ -225,11 +225,34 @@ def test_fingerprints_of_each_kind_of_list_are_those_of_their_definition(message
         assert transcript.answer("Bye") == plain_fingerprints([*messages, AssistantMessage("Bye")])[-1][1]
 
 
+PAIRS = st.lists(
+    st.tuples(st.builds(UserMessage, TEXTS.map("".join)), st.builds(AssistantMessage, TEXTS.map("".join)))
+).map(lambda pairs: [message for pair in pairs for message in pair])
+
+
+@given(message_lists, PAIRS, st.lists(st.just(UserMessage("And now?")), max_size=1))
+def test_a_list_of_questions_and_answers_continues_like_any_other(
+    before: list[Message], pairs: list[Message], last: list[Message]
+) -> None:
+    one, other = Transcript(SCOPE), Transcript(SCOPE)
+    one.extend(before)
+    other.extend(before)
+    messages = text_messages([*pairs, *last])
+    assert messages is not None
+
+    assert one.extend(messages, first=len(before)) == other.extend([*messages], first=len(before))
+    assert one.state() == other.state()
+    assert one.input_fingerprint() == other.input_fingerprint()
+    assert one.call(CALL) == other.call(CALL)
+    assert one.answer("Bye") == other.answer("Bye")
+
+
 @pytest.mark.parametrize("length", [1023, 1024, 100_000])
 def test_long_texts_have_the_fingerprints_of_their_definition(length: int) -> None:
     messages: list[Message] = [UserMessage("x" * length), AssistantMessage("ß" * length)] * 2
 
-    assert Transcript(SCOPE).extend(messages) == plain_fingerprints(messages)
+    for one in filter(None, (messages, text_messages(messages))):
+        assert Transcript(SCOPE).extend(one) == plain_fingerprints(messages)
 
 
 def test_scopes_differ_by_caller_team_and_end_user() -> None:
