@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from proxy.approvals.yes_no import plain_decision
 from proxy.conversations.fingerprints import agent_by_user_messages, is_first_input
-from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages, find_transcript
+from proxy.conversations.resolver_query import (
+    ResolverQuery,
+    RuleMatch,
+    Search,
+    UnrelatedMessages,
+    find_transcript,
+)
 from proxy.conversations.shortened_lists import END_ITEMS, items_of_shortened, may_be_end
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
@@ -13,7 +22,7 @@ from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import Match
 
 
-async def new_conversation(query: ResolverQuery) -> RuleMatch | None:
+def new_conversation(query: ResolverQuery) -> RuleMatch | None:
     """Start a conversation with a list of one user message that names nothing: no other rule can apply to it."""
     request, messages = query.request, query.messages
     if request.conversation_id is not None or request.parent is not None:
@@ -23,24 +32,31 @@ async def new_conversation(query: ResolverQuery) -> RuleMatch | None:
     return RuleMatch("entry", None)
 
 
-async def empty_conversation(query: ResolverQuery) -> RuleMatch | None:
+def empty_conversation(query: ResolverQuery) -> Search | None:
     """Start a named conversation that has no turns.
 
     The agent is still found by the transcript: clients add a conversation id to conversations that began without one.
     """
-    request = query.request
-    if request.conversation_id is None or query.head is not None:
+    if query.request.conversation_id is None or query.head is not None:
         return None
+    return _empty_conversation(query)
+
+
+async def _empty_conversation(query: ResolverQuery) -> RuleMatch:
+    request = query.request
     found = await find_transcript(query, None)
     agent = found.agent if found is not None else query.named_agent
     return RuleMatch(request.id_source, request.conversation_id, agent=agent)
 
 
-async def added_messages(query: ResolverQuery) -> RuleMatch | None:
+def added_messages(query: ResolverQuery) -> Search | None:
     """Continue from the head of the named conversation if all messages of the request are new."""
-    if query.head is None or not query.request.is_addition:
-        return None
-    branch = await query.turns.branch(query.head)
+    head = query.head
+    return _added_messages(query, head) if head is not None and query.request.is_addition else None
+
+
+async def _added_messages(query: ResolverQuery, head: int) -> RuleMatch:
+    branch = await query.turns.branch(head)
     return RuleMatch(query.request.id_source, query.request.conversation_id, branch)
 
 
@@ -88,15 +104,20 @@ async def _shortened(query: ResolverQuery, place: TurnMatch, rule: Match) -> Rul
     return RuleMatch(rule, conversation_id, Branch.of(chain), length, agent=place.agent, context=context)
 
 
-async def summarized(query: ResolverQuery) -> RuleMatch | None:
+def summarized(query: ResolverQuery) -> Search | None:
     """Continue with the active agent after the client has replaced the conversation by a summary of it.
 
     The list starts a branch with the summary as its history: the client sends it to keep the context short.
     """
-    request = query.request
-    if query.head is None or not is_summarized(query.messages, request.system_messages):
+    head = query.head
+    if head is None or not is_summarized(query.messages, query.request.system_messages):
         return None
-    branch = await query.turns.branch(query.head)
+    return _summarized(query, head)
+
+
+async def _summarized(query: ResolverQuery, head: int) -> RuleMatch | None:
+    request = query.request
+    branch = await query.turns.branch(head)
     if branch is None:
         return None
     is_decision = request.approval_decisions or plain_decision(query.new_messages)
@@ -105,11 +126,16 @@ async def summarized(query: ResolverQuery) -> RuleMatch | None:
     return RuleMatch(request.id_source, request.conversation_id, agent=branch.last.agent)
 
 
-async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMessages | None:
+def known_user_messages(
+    query: ResolverQuery,
+) -> Coroutine[Any, Any, RuleMatch | UnrelatedMessages] | None:
     """Start a branch of the named conversation if the list has its first user messages but other answers."""
-    if query.head is None or query.last_assistant < 0:
-        return None
-    chain = await query.turns.chain(query.head)
+    head = query.head
+    return _known_user_messages(query, head) if head is not None and query.last_assistant >= 0 else None
+
+
+async def _known_user_messages(query: ResolverQuery, head: int) -> RuleMatch | UnrelatedMessages:
+    chain = await query.turns.chain(head)
     is_known, agent = agent_by_user_messages(chain, query.messages)
     # There is no turn if the conversation was deleted a moment ago: then it starts again.
     if chain and not is_known:
@@ -117,27 +143,30 @@ async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMess
     return RuleMatch(query.request.id_source, query.request.conversation_id, agent=agent)
 
 
-async def conversation_head(query: ResolverQuery) -> RuleMatch | None:
+def conversation_head(query: ResolverQuery) -> Search | None:
     """Continue from the head of the named conversation with a list that has no assistant messages.
 
     Such a list starts the conversation again if it repeats the first input (a regenerated first answer), or if it is
     from a frontend that always sends the complete list.
     """
+    head = query.head
+    return _conversation_head(query, head) if head is not None else None
+
+
+async def _conversation_head(query: ResolverQuery, head: int) -> RuleMatch:
     request = query.request
-    if query.head is None:
-        return None
-    chain = await query.turns.chain(query.head)
+    chain = await query.turns.chain(head)
     is_deleted = not chain
     if is_deleted or request.id_source == "frontend-header" or is_first_input(chain[0], query.messages):
         return RuleMatch(request.id_source, request.conversation_id)
     return RuleMatch(request.id_source, request.conversation_id, Branch.of(chain))
 
 
-async def agent_name(query: ResolverQuery) -> RuleMatch | None:
+def agent_name(query: ResolverQuery) -> RuleMatch | None:
     """Start a conversation with the agent that the last assistant message has as its ``name``."""
     return RuleMatch("agent-name", None, agent=query.named_agent) if query.named_agent else None
 
 
-async def entry_agent(query: ResolverQuery) -> RuleMatch:
+def entry_agent(query: ResolverQuery) -> RuleMatch:
     """Start a conversation with the entry agent."""
     return RuleMatch("entry", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from proxy.conversations.fingerprints import transcript_after
-from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, Search
 from proxy.conversations.steps import Step, split_step, step_at
 from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
 from proxy.errors import ConversationBusy
@@ -15,14 +15,14 @@ from proxy.turns.records import Branch, ChainTurn
 from proxy.turns.request import ROOT
 
 
-async def root(query: ResolverQuery) -> RuleMatch | None:
+def root(query: ResolverQuery) -> RuleMatch | None:
     """Start the conversation again if the parent is ``root``."""
     if query.request.parent != ROOT:
         return None
     return RuleMatch("parent-id", query.request.conversation_id)
 
 
-async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
+def parent_turn(query: ResolverQuery) -> Search | None:
     """Continue from the turn or step named in ``previous_response_id`` or ``X-Parent-Id``.
 
     Raises:
@@ -31,10 +31,13 @@ async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
             ``X-Parent-Id``, no user message instead.
         ConversationBusy: The turn is running.
     """
+    parent = query.request.parent
+    return _parent_turn(query, parent) if parent is not None else None
+
+
+async def _parent_turn(query: ResolverQuery, parent: str) -> RuleMatch:
     request = query.request
-    if request.parent is None:
-        return None
-    turn_id, position = split_step(request.parent)
+    turn_id, position = split_step(parent)
     record = await query.turns.turn(request.caller, turn_id)
     if (
         record is None
@@ -46,7 +49,7 @@ async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
         raise ConversationBusy
     step = step_at(record, position) if position is not None else None
     if position is not None and step is None:
-        raise ParentNotFound(request.parent)
+        raise ParentNotFound(parent)
     if step is not None and not (record.is_history and len(step.items) == len(record.items)):
         return await _after_step(query, step)
     branch = await query.turns.branch(record.turn) if record.is_history else None

@@ -8,7 +8,8 @@ and results of server tools.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,7 +34,7 @@ from proxy.conversations.parent_rules import parent_turn, root
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages
 from proxy.conversations.steps import Step
 from proxy.conversations.tool_call_rules import function_result, tool_results, unanswered_calls
-from proxy.conversations.unfinished_turns import Repetition, RunningMatch, find_repetition
+from proxy.conversations.unfinished_turns import Repetition, RunningMatch, find_repetition, may_repeat
 from proxy.errors import ConversationNotFound
 from proxy.messages import (
     AssistantMessage,
@@ -52,7 +53,10 @@ from proxy.turns.records import Branch, Conversation
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
-Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | RunningMatch | None]]
+Found = RuleMatch | UnrelatedMessages | RunningMatch
+_FOUND: Final = (RuleMatch, UnrelatedMessages, RunningMatch)
+# Plain functions: most rules do not apply to a request, and a coroutine to find that out takes longer than the rule.
+Rule = Callable[[ResolverQuery], Found | Coroutine[Any, Any, Found | None] | None]
 RULES: Sequence[Rule] = (
     new_conversation,
     root,
@@ -69,7 +73,7 @@ RULES: Sequence[Rule] = (
     agent_name,
     entry_agent,
 )
-"""The rules in order; each returns None if it does not apply."""
+"""The rules in order; each returns None if it does not apply, and a coroutine if it has to read from the store."""
 
 
 class ResolvedTurn(Struct, frozen=True):
@@ -171,9 +175,12 @@ class ConversationResolver:
 
     async def _first_match(self, query: ResolverQuery) -> Resolution:
         """Return what the first rule that applies has found, unless the request repeats that of an earlier turn."""
-        match: RuleMatch | UnrelatedMessages | RunningMatch | None = None
+        match: Found | None = None
         for rule in RULES:
-            match = await rule(query)
+            found = rule(query)
+            if found is None:
+                continue
+            match = found if isinstance(found, _FOUND) else await found
             if match is not None:
                 break
         assert match is not None, "the last rule matches every request"
@@ -181,6 +188,8 @@ class ConversationResolver:
             return match
         resolved = _resolved(query, match)
         if match.step is not None or resolved.continued:
+            return resolved
+        if not may_repeat(query, match.conversation_id):
             return resolved
         last = match.branch.last if match.branch is not None else None
         repeated = await find_repetition(query, last, resolved.transcript, match.conversation_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -217,6 +218,10 @@ class RuleMatch(Struct, frozen=True):
     """The context, if it is not that of the branch."""
     step: Step | None = None
     """If not None, the last turn of the branch is this part of a turn, which is not stored as a turn yet."""
+
+
+Search = Coroutine[Any, Any, RuleMatch | None]
+"""What a rule returns that reads from the store."""
 
 
 class UnrelatedMessages(Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.conversations.fingerprints import Transcript
-from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, Search
 from proxy.conversations.tool_results import (
     answered_in,
     called_in,
@@ -17,19 +17,23 @@ from proxy.conversations.tool_results import (
     pending_call_of,
     with_call_id,
 )
-from proxy.messages import Message, ToolCall
+from proxy.messages import FunctionMessage, Message, ToolCall, ToolMessage
 from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
 from proxy.turns.records import Branch, TurnMatch
 
+_RESULTS = frozenset((ToolMessage, FunctionMessage))
 
-async def function_result(query: ResolverQuery) -> RuleMatch | None:
+
+def function_result(query: ResolverQuery) -> Search | None:
     """Resume the turn whose ``function_call`` has its result at the end of the list.
 
     These deprecated calls have no id: the turn is that of the call in the list, or the head of the named conversation.
     """
-    results = _function_results(query)
-    if not results:
-        return None
+    results = _function_results(query) if _has_results(query) else ()
+    return _of_function_result(query, results) if results else None
+
+
+async def _of_function_result(query: ResolverQuery, results: Sequence[Message]) -> RuleMatch | None:
     call = function_call_in(query.messages[query.last_assistant]) if query.last_assistant >= 0 else None
     place = await _place_of(query, call) if call is not None else None
     if place is not None and not place.is_unique:
@@ -50,15 +54,19 @@ async def function_result(query: ResolverQuery) -> RuleMatch | None:
     return _resumed(query, branch) if place is not None and branch is not None else None
 
 
-async def tool_results(query: ResolverQuery) -> RuleMatch | None:
+def tool_results(query: ResolverQuery) -> Search | None:
     """Resume the turn whose tool calls have their results at the end of the list.
 
     Raises:
         ToolCallNotFound, ToolResultsMissing: A result has no pending call, or a pending call no result.
     """
-    request, answered = query.request, answered_in(query.new_messages)
-    if not answered or _function_results(query):
+    if not _has_results(query) or _function_results(query):
         return None
+    return _of_tool_results(query, answered_in(query.new_messages))
+
+
+async def _of_tool_results(query: ResolverQuery, answered: Sequence[str]) -> RuleMatch | None:
+    request = query.request
     branch = await _branch_of_calls(query, answered)
     if branch is None:
         # A list from another server can contain both calls and results. Any other id is unknown.
@@ -70,15 +78,22 @@ async def tool_results(query: ResolverQuery) -> RuleMatch | None:
     return _resumed(query, branch)
 
 
-async def unanswered_calls(query: ResolverQuery) -> RuleMatch | None:
+def unanswered_calls(query: ResolverQuery) -> Search | None:
     """Continue from the turn whose tool calls are last in the list without results: they count as not executed."""
-    if query.last_assistant < 0 or query.request.is_addition:
-        return None
-    if answered_in(query.new_messages) or _function_results(query):
+    if query.last_assistant < 0 or query.request.is_addition or _has_results(query):
         return None
     calls = called_in([query.messages[query.last_assistant]])
-    branch = await _branch_of_calls(query, sorted(calls)) if calls else None
+    return _of_unanswered(query, sorted(calls)) if calls else None
+
+
+async def _of_unanswered(query: ResolverQuery, calls: Sequence[str]) -> RuleMatch | None:
+    branch = await _branch_of_calls(query, calls)
     return _resumed(query, branch) if branch is not None else None
+
+
+def _has_results(query: ResolverQuery) -> bool:
+    """Whether there are results of calls at the end of the list, in either form."""
+    return not _RESULTS.isdisjoint(map(type, query.new_messages))
 
 
 def _function_results(query: ResolverQuery) -> list[Message]:

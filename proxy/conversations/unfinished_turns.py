@@ -63,16 +63,19 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
     return None
 
 
+def may_repeat(query: ResolverQuery, conversation_id: str | None) -> bool:
+    """Whether the request can repeat that of an earlier turn of the conversation; None for a new one."""
+    team = query.team
+    return bool(query.new_messages) and (team.has_effects if conversation_id is None else team.has_tools)
+
+
 async def find_repetition(
     query: ResolverQuery, parent: ChainTurn | None, transcript: Transcript, conversation_id: str | None
 ) -> Repetition | RunningMatch | None:
-    """Return the turn whose request this one repeats; the other arguments are those of the new turn.
+    """Return the turn whose request this one repeats, which ``may_repeat``; the other arguments are of the new turn.
 
     A client that sends only new messages repeats the input of the newest turn.
     """
-    team = query.team
-    if not query.new_messages or not (team.has_effects if conversation_id is None else team.has_tools):
-        return None
     if parent is not None and _repeats(parent, query):
         record = await query.turns.turn(query.request.caller, parent.id)
         if not parent.is_complete:
