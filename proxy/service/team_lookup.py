@@ -57,39 +57,37 @@ class TeamLookup:
         self._custom_teams = custom_teams
         self._versions = versions
 
+    def find_in_files(self, model: str) -> tuple[ServedTeam, bool] | None:
+        """Return what ``find`` returns if the team is one of the team files, else None."""
+        try:
+            return self._teams.find(model)
+        except ModelNotFound:
+            return None
+
     async def find(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
         """Return the team with this model id, and whether the id is for side requests.
 
         Raises:
             ModelNotFound: The caller has no team with this id.
         """
-        try:
-            return self._teams.find(model)
-        except ModelNotFound:
-            if self._custom_teams is None:
-                raise
+        found = self.find_in_files(model)
+        if found is not None:
+            return found
+        if self._custom_teams is None:
+            raise ModelNotFound(model)
         return await self._custom_teams.find_team(caller, model)
 
     async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
         """Return the version of the team with which the conversation began."""
         if team.snapshot is None:
             return team
-        if self._is_of_files(team.name):
+        if self.find_in_files(team.name) is not None:
             return await self._versions.as_begun(caller, conversation_id, team) if self._versions else team
         if self._custom_teams is None:
             return team
         return await self._custom_teams.as_begun(caller, conversation_id, team)
 
-    def _is_of_files(self, name: str) -> bool:
-        try:
-            self._teams.find(name)
-        except ModelNotFound:
-            return False
-        return True
-
     def steps_of(self, model: str) -> tuple[str, ...]:
         """Return the steps of a team of the team files; empty for any other model id."""
-        try:
-            return self._teams.find(model)[0].steps
-        except ModelNotFound:
-            return ()
+        found = self.find_in_files(model)
+        return found[0].steps if found is not None else ()

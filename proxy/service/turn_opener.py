@@ -59,7 +59,9 @@ class TurnOpener:
         """Begin a turn, or attach to the turn that this request repeats; errors as in ``TurnService.open``."""
         if self._state.is_closing:
             raise ShuttingDown
-        team, is_side_model = await self._state.teams.find(request.caller, request.model)
+        teams = self._state.teams
+        found = teams.find_in_files(request.model) or await teams.find(request.caller, request.model)
+        team, is_side_model = found
         if request.is_side or is_side_model or has_side_request_text(request):
             self._turn_start.check_memory()
             return self._turn_start.start_side(request, team)
