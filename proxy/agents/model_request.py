@@ -12,7 +12,7 @@ from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.turn_state import TurnState
-from proxy.messages import FunctionTool, NamedToolChoice, Parameters, ToolChoice
+from proxy.messages import FunctionTool, Item, NamedToolChoice, Parameters, ToolChoice
 from proxy.providers.model import NO_STATES, ModelRequest
 from proxy.turns.plain_items import PlainItems
 from proxy.turns.turn import Turn
@@ -65,7 +65,9 @@ def build_request(
     turn = state.turn
     tools = (*own_tools, *client_tools)
     earlier = () if type(view.earlier) is PlainItems else view.earlier
-    with_state = [item for item in (*earlier, *view.own) if item.state is not None]
+    with_state: Sequence[Item] = ()
+    if earlier or view.own:
+        with_state = [item for item in (*earlier, *view.own) if item.state is not None]
     choice, parameters, requested = turn.tool_choice, agent.parameters, _OF_EACH_REQUEST
     if choice is not None or turn.parameters != _NO_PARAMETERS:
         parameters = _merged(parameters, turn.parameters, has_tools=bool(tools))

@@ -15,7 +15,7 @@ import msgspec
 from proxy.agents.agent import Agent
 from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, pinned_before, view_of
 from proxy.agents.compaction.cut_cache import CutCache, Scope
-from proxy.agents.compaction.history import History, history_of, member_history
+from proxy.agents.compaction.history import History, has_marks, history_of, member_history
 from proxy.agents.compaction.plan import (
     Plan,
     compaction_of,
@@ -145,6 +145,11 @@ class Compactor:
 
     def view(self, agent: Agent, state: TurnState) -> ContextView:
         """Return what the agent sees after the compactions so far, without another one."""
+        turn = state.turn
+        has_all = agent.member is None and state.context_memory.cut is None
+        if has_all and not (has_marks(turn.context) or has_marks(turn.items)):
+            # Nearly every context: no handoff limits it, and nothing was compacted.
+            return ContextView(turn.context, turn.items)
         return _view_of(_history(agent, state), state)
 
     def size_now(self, agent: Agent, state: TurnState, size: CallSize) -> int:

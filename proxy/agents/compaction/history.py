@@ -59,9 +59,9 @@ def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view
 
 def has_marks(items: Sequence[Item]) -> bool:
     """Whether some of the items have a handoff or a compaction."""
-    return type(items) is not PlainItems and bool(
-        [item for item in items if item.handoff is not None or item.compaction is not None]
-    )
+    if type(items) is PlainItems or not items:
+        return False
+    return bool([item for item in items if item.handoff is not None or item.compaction is not None])
 
 
 def member_history(
