@@ -52,6 +52,9 @@ class FrameSearch(Struct):
 
         ``data`` is that of the event before, which has no name, and a text and nothing else.
         """
+        # The usual short answer: one text and the end, which has no such member. There is nothing to compare.
+        if at < len(events) and self.key not in events[at][1]:
+            return []
         following = events[at : at + _MOST_COMPARED]
         names, lines = zip(*following, strict=True) if following else ((), ())
         if not lines or any(names):

@@ -86,13 +86,18 @@ def only_text(chunk: Chunk) -> str:
     What is null, empty, false or 0 has no meaning.
     """
     choices = chunk.choices
-    if not choices or len(choices) > 1 or any(astuple(chunk)[1:]):
+    if not choices or len(choices) > 1 or (delta := (choice := choices[0]).delta) is None:
         return ""
-    choice = choices[0]
-    delta = choice.delta
-    if delta is None or any(astuple(choice)[1:]) or any(astuple(delta)[1:]):
+    text = delta.content
+    # First of all: pieces of calls and the end of an answer have none.
+    if (
+        type(text) is not str
+        or any(astuple(delta)[1:])
+        or any(astuple(choice)[1:])
+        or any(astuple(chunk)[1:])
+    ):
         return ""
-    return delta.content if type(delta.content) is str else ""
+    return text
 
 
 def token_list(logprobs: object, of: str) -> list[Any] | None:
