@@ -17,19 +17,8 @@ from proxy.conversations.resolver_query import (
 from proxy.conversations.shortened_lists import END_ITEMS, items_of_shortened, may_be_end
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
-from proxy.messages import UserMessage
 from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import Match
-
-
-def new_conversation(query: ResolverQuery) -> RuleMatch | None:
-    """Start a conversation with a list of one user message that names nothing: no other rule can apply to it."""
-    request, messages = query.request, query.messages
-    if request.conversation_id is not None or request.parent is not None:
-        return None
-    if len(messages) != 1 or type(messages[0]) is not UserMessage:
-        return None
-    return RuleMatch("entry", None)
 
 
 def empty_conversation(query: ResolverQuery) -> Search | None:

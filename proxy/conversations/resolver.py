@@ -25,10 +25,9 @@ from proxy.conversations.conversation_rules import (
     entry_agent,
     known_transcript,
     known_user_messages,
-    new_conversation,
     summarized,
 )
-from proxy.conversations.fingerprints import Transcript, transcript_after
+from proxy.conversations.fingerprints import Transcript, scope_of, transcript_after
 from proxy.conversations.known_beginnings import KnownBeginnings
 from proxy.conversations.parent_rules import parent_turn, root
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages
@@ -42,6 +41,7 @@ from proxy.messages import (
     Item,
     Message,
     SystemMessage,
+    UserMessage,
     has_instructions,
     is_instruction,
     text_of,
@@ -58,7 +58,6 @@ _FOUND: Final = (RuleMatch, UnrelatedMessages, RunningMatch)
 # Plain functions: most rules do not apply to a request, and a coroutine to find that out takes longer than the rule.
 Rule = Callable[[ResolverQuery], Found | Coroutine[Any, Any, Found | None] | None]
 RULES: Sequence[Rule] = (
-    new_conversation,
     root,
     parent_turn,
     function_result,
@@ -135,6 +134,9 @@ class ConversationResolver:
             RejectedRequest: There is no such parent turn, tool results are missing or unknown, or a decision is on an
                 approval that the parent turn did not request.
         """
+        begun = _new_conversation(request, team)
+        if begun is not None:
+            return begun
         conversation: Conversation | None = None
         if request.conversation_id is not None:
             conversation = await self._named_conversation(request, request.conversation_id)
@@ -207,6 +209,36 @@ class ConversationResolver:
         )
 
 
+def _new_conversation(request: TurnRequest, team: Team) -> ResolvedTurn | None:
+    """Return the starting point of a list of one user message that names nothing; None for any other request.
+
+    No rule but the last one can apply to it. A team whose tools have effects may have run them for this message before.
+    """
+    messages = request.turn_messages
+    if len(messages) != 1 or type(messages[0]) is not UserMessage:
+        return None
+    names_any = (
+        request.conversation_id is not None or request.parent is not None or request.approval_decisions
+    )
+    if names_any or team.has_effects:
+        return None
+    transcript = Transcript(scope := scope_of(request.caller, team.name, request.end_user))
+    transcript.extend(messages)
+    items, instructions = request.items_of(messages), request.system_messages
+    return ResolvedTurn(
+        None,
+        match="entry",
+        parent=None,
+        agent=team.entry,
+        context=(),
+        input=_input(request, items, instructions),
+        new_messages=items,
+        overlay=_overlay(request, instructions),
+        transcript=transcript,
+        scope=scope,
+    )
+
+
 def _has_no_parent(resolution: Resolution) -> bool:
     """Whether no turn of the conversation was found that the request continues."""
     return isinstance(resolution, UnrelatedMessages) or (
@@ -267,8 +299,6 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         transcript = query.transcript
     else:
         transcript = transcript_after(branch, query.scope, new)
-    if request.instructions:
-        overlay = [SystemMessage(content=request.instructions), *overlay]
     # With more than 15 keyword arguments, a call builds a dictionary of them.
     return ResolvedTurn(
         match.conversation_id,
@@ -278,7 +308,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         context=context,
         input=_input(request, new_items, added),
         new_messages=new_items,
-        overlay=overlay,
+        overlay=_overlay(request, overlay),
         transcript=transcript,
         scope=query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
@@ -288,6 +318,14 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         continued=continued,
         step=step,
     )
+
+
+def _overlay(
+    request: TurnRequest, stored: Sequence[SystemMessage | DeveloperMessage]
+) -> Sequence[SystemMessage | DeveloperMessage]:
+    """Return the instructions of the list and of the conversation behind those of this turn only."""
+    own = request.instructions
+    return [SystemMessage(content=own), *stored] if own else stored
 
 
 def _without_instructions(

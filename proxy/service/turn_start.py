@@ -117,8 +117,10 @@ class TurnStart:
         )
         turn = turn_of(request, new, resolved, self._approvals)
         rules = self._disconnect_rules(request, team)
-        context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
         is_continuation = resolved.step is not None or resolved.resumption is not None
+        context = StoredTurnContext(
+            request, resolved, continues_approvals=is_continuation and continues_approvals(resolved)
+        )
         live = LiveTurn(new.id, conversation_id=new.conversation_id, began=now, memory=self._lives.memory)
         # Like a question for approval, a checkpoint needs the stored content of the conversation.
         checkpoints = self._checkpoints if turn.may_ask else None
