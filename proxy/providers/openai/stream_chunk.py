@@ -80,24 +80,44 @@ class Chunk(Struct, gc=False):
 decode = msgspec.json.Decoder(Chunk).decode
 
 
-def only_text(chunk: Chunk) -> str:
-    """Return the piece of ``content`` of a chunk that has nothing else with a meaning; empty if it has, or has no text.
+_CALLS: Final = ChunkDelta.__struct_fields__.index("tool_calls")
+
+
+def only_delta(chunk: Chunk) -> ChunkDelta | None:
+    """Return the delta of a chunk that has nothing else with a meaning.
 
     What is null, empty, false or 0 has no meaning.
     """
     choices = chunk.choices
-    if not choices or len(choices) > 1 or (delta := (choice := choices[0]).delta) is None:
-        return ""
+    if not choices or len(choices) > 1:
+        return None
+    choice = choices[0]
+    return None if any(astuple(choice)[1:]) or any(astuple(chunk)[1:]) else choice.delta
+
+
+def only_text(delta: ChunkDelta) -> str:
+    """Return the piece of ``content`` of a delta that has nothing else; empty if it has, or has no text."""
     text = delta.content
-    # First of all: pieces of calls and the end of an answer have none.
-    if (
-        type(text) is not str
-        or any(astuple(delta)[1:])
-        or any(astuple(choice)[1:])
-        or any(astuple(chunk)[1:])
-    ):
-        return ""
-    return text
+    return text if type(text) is str and not any(astuple(delta)[1:]) else ""
+
+
+def only_call(delta: ChunkDelta) -> CallDelta | None:
+    """Return the call of a delta that has nothing else; None if it has, or has not one call."""
+    calls = delta.tool_calls
+    if calls is None or len(calls) != 1 or any(astuple(delta)[:_CALLS]) or delta.function_call:
+        return None
+    return calls[0]
+
+
+def is_piece(delta: ChunkDelta) -> bool:
+    """Whether the delta has a piece of reasoning, or of the arguments of a call that began before."""
+    if delta.reasoning_content or delta.reasoning:
+        return True
+    calls = delta.tool_calls
+    if calls is None or len(calls) != 1:
+        return False
+    function = calls[0].function
+    return function is not None and not (function.name or calls[0].id) and bool(function.arguments)
 
 
 def token_list(logprobs: object, of: str) -> list[Any] | None:

@@ -31,7 +31,10 @@ from proxy.providers.openai.stream_chunk import (
     ChunkDelta,
     decode,
     decoded,
+    is_piece,
     legacy_call,
+    only_call,
+    only_delta,
     only_text,
     repaired,
     token_list,
@@ -154,9 +157,12 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                 except (ValueError, RecursionError):
                     self._has_only_whole = False
                     chunk = repaired(data)
-                # Not mutated either: ``_chunk`` reads the text with the same result.
-                if not (self._is_ordinary and (text := only_text(chunk))):  # pragma: no mutate
-                    self._chunk(chunk, data, deltas)
+                # Not mutated either: ``_chunk`` reads all of them with the same result.
+                delta = only_delta(chunk) if self._is_ordinary else None  # pragma: no mutate
+                text = only_text(delta) if delta is not None else ""
+                if not text:
+                    if delta is None or not self._has_read_arguments(delta, deltas):
+                        self._chunk(chunk, data, deltas)
                     continue
                 self._add_text(text, None, deltas)
                 if self._content.is_plain and self._has_only_whole:
@@ -171,6 +177,17 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                 raise
             self.failure = failure
         return deltas
+
+    def _has_read_arguments(self, delta: ChunkDelta, deltas: list[ModelDelta]) -> bool:
+        """Read a delta with a further piece of the arguments of a call; False if it has anything else."""
+        if self._calls is None or self._content.space or (call := only_call(delta)) is None:
+            return False
+        pieces = self._calls.further_arguments(call)
+        if pieces is None or call.function is None:
+            return False
+        self._count(1 + len(call.function.arguments))
+        deltas += pieces
+        return True
 
     def _add_repeated(self, texts: Sequence[str], deltas: list[ModelDelta]) -> int:
         """Add the texts of the next events, and return their number; 0 if the answer is too long with them."""
@@ -259,7 +276,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         unknown: CallMembers = ()
         unknown_of_message: CallMembers = ()
         # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
-        if is_first or delta is None or self._unknown.has_any or not (delta.content or _is_piece(delta)):
+        if is_first or delta is None or self._unknown.has_any or not (delta.content or is_piece(delta)):
             unknown, unknown_of_message = self._unknown.read(data)
         # The first and the last delta have nothing that is read here.
         if delta is not None and any(astuple(delta)):
@@ -451,22 +468,15 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
         if self._reasoning.half:
             deltas.append(ReasoningDelta(self._reasoning.end()))
-        calls = self._message_calls
-        self._content.finish(deltas, has_calls=bool(calls) or (self._calls is not None and self._has_calls))
+        calls, content = self._message_calls, self._content
+        if content.is_plain:
+            # Nearly every text; nothing of it is held.
+            content.is_plain = False
+        else:
+            content.finish(deltas, has_calls=bool(calls) or (self._calls is not None and self._has_calls))
         if self._refusal.half:
             deltas.append(RefusalDelta(self._refusal.end()))
         if calls is not None and not self._has_calls:
             for position, call in enumerate(calls):
                 call.index = position
             self._calls_of(calls, deltas, self._unknown_of_calls)
-
-
-def _is_piece(delta: ChunkDelta) -> bool:
-    """Whether the delta has a piece of reasoning, or of the arguments of a call that began before."""
-    if delta.reasoning_content or delta.reasoning:
-        return True
-    calls = delta.tool_calls
-    if calls is None or len(calls) != 1:
-        return False
-    function = calls[0].function
-    return function is not None and not (function.name or calls[0].id) and bool(function.arguments)

@@ -119,7 +119,7 @@ class CallAssembler:
             UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
             UpstreamResponseTooLarge: There are more than ``MAX_CALLS`` calls.
         """
-        if not unknown and (pieces := self._further_arguments(delta)) is not None:
+        if not unknown and (pieces := self.further_arguments(delta)) is not None:
             return pieces
         name, arguments = _content(delta.function)
         if name and arguments and self._is_repetition(delta.id, name, arguments):
@@ -155,7 +155,7 @@ class CallAssembler:
             return False
         return _is_same_json("".join(earlier.arguments), arguments)
 
-    def _further_arguments(self, delta: CallDelta) -> list[ToolCallPiece] | None:
+    def further_arguments(self, delta: CallDelta) -> list[ToolCallPiece] | None:
         """Return a piece of the arguments of the front call, as nearly every delta is; None if it is something else."""
         call = self._by_index.get(delta.index) if type(delta.index) is int else None
         function = delta.function
