@@ -241,7 +241,8 @@ class _ReplyReceiver:
                     self._held.append(delta)
             else:
                 self._take_other(delta, events)
-        return self._emit_batch(events)
+        # Arguments of own tools, and the end of the answer, are not events.
+        return self._emit_batch(events) if events else True
 
     def open_relay(self) -> TextRelay | None:
         """Return a relay of the sink for text that is emitted as it arrives."""
