@@ -118,8 +118,8 @@ class _Attempts:
 
     def __aenter__(self) -> Coroutine[Any, Any, AsyncIterator[Sequence[ModelDelta]]]:
         # Plain function: a model without fallbacks needs no coroutine in between.
-        first, *fallbacks = self._candidates
-        return self._ask(first) if not fallbacks else self._first_that_answers()
+        candidates = self._candidates
+        return self._ask(candidates[0]) if len(candidates) == 1 else self._first_that_answers()
 
     async def _first_that_answers(self) -> _Attempts:
         first_failure: UpstreamFailed | None = None

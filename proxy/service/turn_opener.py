@@ -60,6 +60,7 @@ class TurnOpener:
         if self._state.is_closing:
             raise ShuttingDown
         teams = self._state.teams
+        # Nearly every team is one of the files, and found without a coroutine.
         found = teams.find_in_files(request.model) or await teams.find(request.caller, request.model)
         team, is_side_model = found
         if request.is_side or is_side_model or has_side_request_text(request):
