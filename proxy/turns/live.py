@@ -164,11 +164,14 @@ class LiveTurn:
         """Append events that arrived together, and pass them to the readers at once; see ``Sink``."""
         if self.relay is not None:
             self.close_relay()
-        if not events:
-            return not self._is_crowded()
         log = self.log
         now = time.time() if log.length or self._began is None else self._began
-        entries = log.extend(events, repeat(now)) if len(events) > 1 else [log.append(events[0], now)]
+        if len(events) == 1:
+            entries = [log.append(events[0], now)]
+        elif events:
+            entries = log.extend(events, repeat(now))
+        else:
+            return not self._is_crowded()
         if type(events[-1]) in CLOSING:
             self.is_finished = self.is_over = True
         if self.listener is not None:

@@ -5,6 +5,7 @@ Readers, tasks and the end of a turn belong to ``live``. An index counts the ent
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, count
@@ -33,13 +34,25 @@ COUNTED_BYTES = 4096
 """The memory of a log that grows is counted in multiples of this number, so that a short turn is counted once."""
 _WITHOUT_TEXT: frozenset[type[Event]] = frozenset((Started, ModelCalled, Completed, Cancelled))
 """Events whose texts are only names."""
+_NEVER = sys.maxsize
 _EVENT = attrgetter("event")
 
 
 class TurnLog:
     """Entries in the order in which they were logged; the oldest ones may be dropped."""
 
-    __slots__ = ("_memory", "_sizes", "counted", "dropped", "entries", "length", "offset", "size", "weight")
+    __slots__ = (
+        "_counted_until",
+        "_dropped_weight",
+        "_memory",
+        "_sizes",
+        "counted",
+        "dropped",
+        "entries",
+        "length",
+        "offset",
+        "size",
+    )
 
     def __init__(self, memory: LogMemory) -> None:
         # Attributes, because a property costs a call for every chunk.
@@ -53,19 +66,25 @@ class TurnLog:
         """Number of entries that were dropped."""
         self.offset = 1
         """Position of the next entry, less the length of the log."""
-        self.weight = 0
-        """Estimated memory of the entries, in bytes."""
         self.counted = 0
-        """Bytes of it that are counted in the memory of all logs; 0 while it is not counted there."""
+        """Bytes of ``weight`` that are counted in the memory of all logs; 0 while it is not counted there."""
+        self._counted_until = _NEVER
+        """Weight of all entries, dropped ones included, above which more bytes have to be counted."""
+        self._dropped_weight = 0
         self._sizes = [0]
         """By index of an entry: the characters before it. Those of the newest entries are added when one is needed."""
         self._memory = memory
 
     def append(self, event: Event, at: float, position: int | None = None) -> Entry:
         """Append an event with its time at the next position, or at this one; return its entry."""
-        entry = Entry(self.length + self.offset if position is None else position, event, at)
+        length = self.length
+        entry = Entry(length + self.offset if position is None else position, event, at)
         self.entries.append(entry)
-        self._add(1, _text_size(event))
+        self.length = length = length + 1
+        if type(event) not in _WITHOUT_TEXT:
+            self.size += len(event.text) if type(event) is TextDelta else _text_size(event)
+        if self.size + ENTRY_WEIGHT * length > self._counted_until:
+            self.count()
         return entry
 
     def extend(self, events: Sequence[Event], times: Iterable[float]) -> list[Entry]:
@@ -73,18 +92,16 @@ class TurnLog:
         # No loop: nearly all events of a log are pieces of text.
         entries = list(map(Entry, count(self.length + self.offset), events, times))
         self.entries += entries
-        self._add(
-            len(entries),
-            sum(map(len, events.texts) if type(events) is TextBatch else map(_text_size, events)),
-        )
+        self.length += len(entries)
+        self.size += sum(map(len, events.texts) if type(events) is TextBatch else map(_text_size, events))
+        if self.size + ENTRY_WEIGHT * self.length > self._counted_until:
+            self.count()
         return entries
 
-    def _add(self, number: int, size: int) -> None:
-        self.length += number
-        self.size += size
-        self.weight += size + ENTRY_WEIGHT * number
-        if self.weight > self.counted > 0:
-            self.count()
+    @property
+    def weight(self) -> int:
+        """Estimated memory of the entries, in bytes."""
+        return self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
 
     def read(self, index: int) -> Sequence[Entry] | None:
         """Return the next batch from ``index`` on; None if some of it was dropped."""
@@ -123,24 +140,25 @@ class TurnLog:
         """Drop the oldest entries in memory, ``number`` of them."""
         if number <= 0:
             return
-        self.weight -= self.size_until(self.dropped + number) - self.size_until(self.dropped)
-        self.weight -= ENTRY_WEIGHT * number
+        self._dropped_weight += self.size_until(self.dropped + number) - self.size_until(self.dropped)
+        self._dropped_weight += ENTRY_WEIGHT * number
         del self.entries[:number]
         self.dropped += number
         if self.counted:
             # Exactly, because a log that can be cut does not grow any more.
-            change, self.counted = self.weight - self.counted, self.weight
-            self._memory.add(change)
+            self._set_counted(self.weight)
 
     def count(self) -> None:
         """Count the log in the memory of all logs, until ``stop_counting`` is called."""
-        counted = (self.weight // COUNTED_BYTES + 1) * COUNTED_BYTES
-        change, self.counted = counted - self.counted, counted
-        self._memory.add(change)
+        self._set_counted((self.weight // COUNTED_BYTES + 1) * COUNTED_BYTES)
 
     def stop_counting(self) -> None:
         """Do not count the log any more."""
-        change, self.counted = -self.counted, 0
+        self._set_counted(0)
+
+    def _set_counted(self, counted: int) -> None:
+        change, self.counted = counted - self.counted, counted
+        self._counted_until = counted + self._dropped_weight if counted else _NEVER
         self._memory.add(change)
 
 
