@@ -136,11 +136,14 @@ class CompletionBuilder(Struct):
                 self._reasoning.append(note.reasoning)
         if type(event) in EXTENSION_ONLY:
             return
+        if type(event) is ModelCalled:
+            self._joints.pause()
+            return
         # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
             case Completed():
                 self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
-            case ModelCalled() | Handoff():
+            case Handoff():
                 self._joints.pause()
             case RefusalDelta():
                 self._refusal.append(event.text)
@@ -154,6 +157,7 @@ class CompletionBuilder(Struct):
                 self._ran_tools += started_tools(event)
             case (
                 TextDelta()
+                | ModelCalled()
                 | Started()
                 | ReasoningDelta()
                 | ParametersIgnored()

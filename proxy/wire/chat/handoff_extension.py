@@ -99,6 +99,10 @@ class HandoffExtensionEncoder(Struct):
         # The most frequent events first: a pattern that does not match takes longer than a function call.
         if type(event) is TextDelta:
             return self._output()
+        if type(event) is ModelCalled:
+            self._joints.pause()
+            add_call(self._uses, event)
+            return None
         if type(event) in _UNREPORTED:
             return None
         match event:
@@ -107,9 +111,6 @@ class HandoffExtensionEncoder(Struct):
                 self._agent = event.agent
                 if event.steps:
                     self._progress = StepProgress(event.steps)
-            case ModelCalled():
-                self._joints.pause()
-                add_call(self._uses, event)
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case TextDelta() | RefusalDelta() | ClientToolCall():
@@ -136,7 +137,14 @@ class HandoffExtensionEncoder(Struct):
             case ContextCompacted():
                 self._add_uses(event)
                 return self._compacted(event)
-            case Completed() | Failed() | Cancelled() | ParametersIgnored() | ClientToolArguments():
+            case (
+                ModelCalled()
+                | Completed()
+                | Failed()
+                | Cancelled()
+                | ParametersIgnored()
+                | ClientToolArguments()
+            ):
                 pass
         return None
 

@@ -113,14 +113,14 @@ class ChunkEncoder:
         self._head = _head(options) + b',"choices":[{"index":0,"delta":'
         self._text_head = self._head + b'{"content":'
         self._tails = _tails(has_usage=options.include_usage, has_logprobs=options.logprobs)
-        self._text_tail = self._tails.text
+        self._text_tail = self._tails.text_frame
 
     def encode(self, entry: Entry) -> bytes:
         """Return the complete frames of one entry; often empty."""
-        event = entry.event
+        event, is_flowing = entry.event, self._is_flowing
         if (
             type(event) is TextDelta
-            and self._is_flowing
+            and is_flowing
             and event.logprobs is None
             and entry.position > self._after[0]
         ):
@@ -131,7 +131,14 @@ class ChunkEncoder:
             if not self._has_ids:
                 return b"data: %b%b%b" % (self._text_head, text, self._text_tail)
             return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
-        frames = self._frames(event)
+        note = self._extension.encode(event) if self._extension is not None else None
+        if note is None and type(event) in EXTENSION_ONLY:
+            return b""
+        # After another status the next text delta is preceded by one that names the active agent.
+        self._is_flowing = type(event) is TextDelta or (
+            is_flowing and type(event) is not Handoff and (note is None or note.status is None)
+        )
+        frames = self._answer(event) if note is None else self._noted(note, event)
         if not frames:
             return b""
         written = self._with_ids(frames, entry.position) if self._has_ids else sse.data_frames(frames)
@@ -177,13 +184,8 @@ class ChunkEncoder:
         """Record text deltas that were written in the ``text_frame``."""
         self._joints.join_all(texts)
 
-    def _frames(self, event: Event) -> list[bytes]:
-        note = self._extension.encode(event) if self._extension is not None else None
-        # After another status the next text delta is preceded by one that names the active agent.
-        is_interrupted = type(event) is Handoff or (note is not None and note.status is not None)
-        self._is_flowing = type(event) is TextDelta or (self._is_flowing and not is_interrupted)
-        if note is None:
-            return self._answer(event)
+    def _noted(self, note: ExtensionUpdate, event: Event) -> list[bytes]:
+        """Return the frames of an event behind those of the extension."""
         frames = [] if self._has_role else [self._role(_TEXT_ROLE if type(event) is TextDelta else _ROLE)]
         frames.append(self._extension_chunk(note))
         return frames + self._answer(event)
@@ -194,12 +196,15 @@ class ChunkEncoder:
         if type(event) is TextDelta:
             text = self._text(event)
             return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
+        if type(event) is ModelCalled:
+            self._joints.pause()
+            return []
         if type(event) in EXTENSION_ONLY:
             return []
         match event:
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
-            case ModelCalled() | Handoff():
+            case Handoff():
                 self._joints.pause()
             case RefusalDelta():
                 self._refused = True
@@ -214,6 +219,7 @@ class ChunkEncoder:
                 self._ran_tools += started_tools(event)
             case (
                 TextDelta()
+                | ModelCalled()
                 | Started()
                 | ReasoningDelta()
                 | ParametersIgnored()
@@ -244,10 +250,10 @@ class ChunkEncoder:
         return self._head + encode(delta) + self._tails.frame
 
     def _text(self, event: TextDelta) -> bytes:
-        delta = Delta(content=self._joints.join(event.text))
+        text = self._joints.join(event.text)
         if event.logprobs is None or not self._options.logprobs:
-            return self._chunk(delta)
-        return self._with_logprobs(delta, Logprobs(event.logprobs))
+            return self._text_head + encode(text) + self._tails.text
+        return self._with_logprobs(Delta(content=text), Logprobs(event.logprobs))
 
     def _refusal(self, event: RefusalDelta) -> bytes:
         delta = Delta(refusal=event.text)
@@ -319,6 +325,8 @@ class _Tails(NamedTuple):
     """Of the chunk with the role."""
     frame: bytes
     text: bytes
+    """With the end of the delta."""
+    text_frame: bytes
     """With the end of the delta and of the frame."""
     logprobs: bytes
     """After ``logprobs``."""
@@ -334,7 +342,8 @@ def _tails(*, has_usage: bool, has_logprobs: bool) -> _Tails:
     return _Tails(
         first=b',"logprobs":' + empty + b',"finish_reason":null}]' + end,
         frame=frame,
-        text=b"}" + frame + b"\n\n",
+        text=b"}" + frame,
+        text_frame=b"}" + frame + b"\n\n",
         logprobs=b',"finish_reason":null}]' + end,
         finish=b',"logprobs":null,"finish_reason":"%b"}]' + end,
     )
