@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,22 +59,26 @@ class ClientMonitor:
     def __init__(
         self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
     ) -> None:
-        provided: Disconnect | None = connection.extensions.get(DISCONNECT)
-        self.disconnect = provided or Disconnect()
-        if provided is None:
-            self._task = asyncio.current_task()
-            waiting = _report_disconnect(connection.receive, self.disconnect)
-            self._task_of_disconnect = asyncio.create_task(waiting, name="client")
-        self.disconnect.listener = wake
+        disconnect: Disconnect | None = connection.extensions.get(DISCONNECT)
+        if disconnect is None:
+            disconnect = self._disconnect_of_task(connection.receive)
+        disconnect.listener = wake
+        self.disconnect = disconnect
         if timeouts is not None:
             self._wake = wake
-            self._loop = asyncio.get_running_loop()
+            self._loop = loop = asyncio.get_running_loop()
             self._interval = timeouts.keep_alive
-            # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
-            # same.
-            self._stall = timeouts.stall if provided is None else math.inf
-            self.quiet_since = self._loop.time()
-            self._timer = self._loop.call_later(self._interval, self._tick)
+            self._stall = timeouts.stall
+            self.quiet_since = loop.time()
+            self._timer = loop.call_later(timeouts.keep_alive, self._tick)
+
+    def _disconnect_of_task(self, receive: Receive) -> Disconnect:
+        """Return the disconnect that a task reports, for a server without the extension."""
+        disconnect = Disconnect()
+        self._task = asyncio.current_task()
+        waiting = _report_disconnect(receive, disconnect)
+        self._task_of_disconnect = asyncio.create_task(waiting, name="client")
+        return disconnect
 
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
@@ -86,13 +89,21 @@ class ClientMonitor:
         # A timer may fire a little early.
         return self._loop.time() - self.quiet_since >= self._interval * 0.99
 
-    async def send(self, send: Send, body: bytes, *, is_last: bool = False, start: Message = BODY) -> None:
+    def send(
+        self, send: Send, body: bytes, *, is_last: bool = False, start: Message = BODY
+    ) -> Awaitable[None]:
         """Send a part of the body. The timer cancels the task if the client does not read it in time.
 
         ``start`` is the message that starts the response, for servers that support it with a body.
         """
-        self._sending_since = self.quiet_since = self._loop.time()
-        await send({**start, "body": body, "more_body": not is_last})
+        self.quiet_since = self._loop.time()
+        sending = send({**start, "body": body, "more_body": not is_last})
+        # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the same.
+        return sending if self._task is None else self._send_in_time(sending)
+
+    async def _send_in_time(self, sending: Awaitable[None]) -> None:
+        self._sending_since = self.quiet_since
+        await sending
         self._sending_since = None
 
     def _tick(self) -> None:
@@ -112,10 +123,10 @@ class ClientMonitor:
             due = min(due, self._sending_since + self._stall + 0.01)
         self._timer = self._loop.call_later(max(due - now, 0.01), self._tick)
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the timer and the disconnect task.
@@ -127,8 +138,8 @@ class ClientMonitor:
             self._timer.cancel()
         self.disconnect.listener = None
         if self._task_of_disconnect is not None:
+            # Its end is not awaited: the coroutine would cost more than the rest, and it holds nothing.
             self._task_of_disconnect.cancel()
-            await asyncio.gather(self._task_of_disconnect, return_exceptions=True)
         if self.is_stalled and isinstance(error, asyncio.CancelledError) and self._task is not None:
             self._task.uncancel()
             raise ClientDisconnected from None

@@ -120,7 +120,7 @@ async def feed_stream(
     caller = access_of(connection.scope, services).caller
     stream = FeedStream(services, connection, types)
     try:
-        async with ClientMonitor(stream.wake, connection, services.timeouts) as watch:
+        with ClientMonitor(stream.wake, connection, services.timeouts) as watch:
             await stream.start(watch, headers)
             try:
                 with services.key_monitor.watch(authorization, caller, stream.invalidate):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
@@ -15,19 +16,19 @@ from msgspec import Struct
 from starlette.types import Message, Send
 
 from proxy.events import (
+    CLOSING,
     ContextCompacted,
     Entry,
     Failed,
     ModelCalled,
     ParametersIgnored,
     Started,
-    is_closing,
 )
 from proxy.routes.client_connection import BODY, ClientConnection, ClientMonitor, StreamTimeouts
 from proxy.routes.error_response import answer_of
 from proxy.routes.server_extensions import BODY_WRITER, START_WITH_BODY, BodyWriter
 from proxy.turns.live import LiveTurn
-from proxy.turns.log_reader import EventLogReader, OpenTextRelay, Take
+from proxy.turns.log_reader import OpenTextRelay, Take
 from proxy.turns.text_relay import TextRelay
 from proxy.wire.chat.response_models import encode
 from proxy.wire.chat.stream import ChunkEncoder
@@ -35,6 +36,8 @@ from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse
 
 Headers = list[tuple[bytes, bytes]]
+OnDisconnect = Callable[[], None]
+"""Called when the client has not received the whole response, and never will."""
 
 STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -103,41 +106,46 @@ async def stream(
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
     framing: Framing = SSE,
-) -> bool:
-    """Write the turn as a stream until its end; return False if the client disconnected before.
+    left: OnDisconnect,
+) -> None:
+    """Write the turn as a stream until its end; call ``left`` if the client disconnected before.
 
     If the turn fails before any output, the response is the error of ``to_problem`` with its own status, unless
     ``is_resumed``: an earlier response had the headers. ``parameters`` are names that the API has for parameters of
     chat completions.
     """
-    send = connection.send
-    with live.reader() as reader:
-        async with ClientMonitor(reader.wake, connection, timeouts) as monitor:
-            entries = await (reader.next() if framing.starts_immediately else _opening(reader, monitor))
-            if monitor.is_disconnected():
-                return False
+    is_complete = False
+    try:
+        send, extensions = connection.send, connection.extensions
+        with live.reader() as reader, ClientMonitor(reader.wake, connection, timeouts) as monitor:
+            disconnect = monitor.disconnect
+            entries = reader.logged()
+            # Up to the first output of an agent, or the end of the keep-alive interval.
+            while not (entries and framing.starts_immediately) and _are_preface(entries):
+                if disconnect.has_happened or monitor.is_quiet():
+                    break
+                entries = [*entries, *await reader.next()]
+            if disconnect.has_happened:
+                return
             failure = entries[-1].event if entries else None
             has_status = not (is_resumed or framing.starts_immediately)
-            if isinstance(failure, Failed) and has_status and _are_preface(entries[:-1]):
+            if type(failure) is Failed and has_status and _are_preface(entries[:-1]):
                 await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
-                return True
+                is_complete = True
+                return
             headers = with_ignored(headers, entries, parameters or {})
             body = b"".join(map(encoder.encode, entries))
-            start: Message = {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": headers + framing.headers,
-            }
-            if framing.separator or not body or START_WITH_BODY not in connection.extensions:
+            headers = headers + framing.headers
+            start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+            if framing.separator or not body or START_WITH_BODY not in extensions:
                 await send(start)
                 start = BODY
             # The stream may take minutes.
             del headers
-            take, open_relay = (
-                (None, None) if framing.separator else _direct_writer(encoder, connection, monitor)
-            )
+            writer = None if framing.separator else extensions.get(BODY_WRITER)
+            take, open_relay = (None, None) if writer is None else _direct_writer(encoder, writer, monitor)
             while True:
-                is_last = bool(entries) and is_closing(entries[-1].event)
+                is_last = bool(entries) and type(entries[-1].event) in CLOSING
                 if framing.separator:
                     *before, body = _frames(body, framing.separator)
                     await _send_apart(before, monitor, send)
@@ -146,17 +154,19 @@ async def stream(
                     start = BODY
                 elif monitor.is_quiet() and framing.ping:
                     await monitor.send(send, framing.ping)
-                if is_last:
-                    return not monitor.is_disconnected()
                 # A disconnect during a send does not wake the reader, so check before waiting.
-                if monitor.is_disconnected():
-                    return False
+                if is_last or disconnect.has_happened:
+                    is_complete = not disconnect.has_happened
+                    return
                 # Not held during the wait.
                 body, entries = b"", ()
                 entries = await reader.next(take, open_relay)
                 if monitor.is_disconnected():
-                    return False
+                    return
                 body = b"".join(map(encoder.encode, entries))
+    finally:
+        if not is_complete:
+            left()
 
 
 class _DirectWriter:
@@ -169,7 +179,8 @@ class _DirectWriter:
 
     def __init__(self, encoder: Encoder, writer: BodyWriter, monitor: ClientMonitor) -> None:
         self._encoder = encoder
-        self._encode = _batch_encoder(encoder)
+        of_encoder: Callable[[Sequence[Entry]], bytes] | None = getattr(encoder, "encode_batch", None)
+        self._encode = of_encoder or partial(_encoded, encoder)
         self._writer = writer
         self._monitor = monitor
         self._loop = asyncio.get_running_loop()
@@ -203,20 +214,16 @@ class _DirectWriter:
 
 
 def _direct_writer(
-    encoder: Encoder, connection: ClientConnection, monitor: ClientMonitor
-) -> tuple[Take | None, OpenTextRelay | None]:
-    """Return the functions for the reader of the log; None for what the server or the format does not support."""
-    writer: BodyWriter | None = connection.extensions.get(BODY_WRITER)
-    if writer is None:
-        return None, None
+    encoder: Encoder, writer: BodyWriter, monitor: ClientMonitor
+) -> tuple[Take, OpenTextRelay | None]:
+    """Return the functions for the reader of the log; None for what the format does not support."""
     direct = _DirectWriter(encoder, writer, monitor)
     return direct.take, direct.open_relay if isinstance(encoder, ChunkEncoder) else None
 
 
-def _batch_encoder(encoder: Encoder) -> Callable[[Sequence[Entry]], bytes]:
-    """Return the function that encodes entries which were logged together."""
-    of_encoder: Callable[[Sequence[Entry]], bytes] | None = getattr(encoder, "encode_batch", None)
-    return of_encoder or (lambda entries: b"".join(map(encoder.encode, entries)))
+def _encoded(encoder: Encoder, entries: Sequence[Entry]) -> bytes:
+    """Return the frames of entries that were logged together."""
+    return b"".join(map(encoder.encode, entries))
 
 
 async def _send_apart(frames: Iterable[bytes], monitor: ClientMonitor, send: Send) -> None:
@@ -244,13 +251,15 @@ async def answer(
     *,
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
-) -> bool:
+    left: OnDisconnect,
+) -> None:
     """Write the turn as one JSON object at its end, or as the error of ``to_problem``.
 
-    Returns False if the client disconnected before the end.
+    Calls ``left`` if the client disconnected before the end.
     """
-    with live.reader() as reader:
-        async with ClientMonitor(reader.wake, connection, None) as monitor:
+    is_complete = False
+    try:
+        with live.reader() as reader, ClientMonitor(reader.wake, connection, None) as monitor:
             disconnect, is_finished = monitor.disconnect, False
             # Before the wait too: the client can have left while the turn was begun.
             while not (is_finished or disconnect.has_happened):
@@ -258,50 +267,49 @@ async def answer(
                 for entry in entries:
                     builder.add(entry)
                 headers = with_ignored(headers, entries, parameters or {})
-                is_finished = bool(entries) and is_closing(entries[-1].event)
-    if disconnect.has_happened:
-        return False
-    result = builder.answer()
-    if isinstance(result, Failed):
-        await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)
-        return True
-    body = encode(result)
-    del result
-    if len(body) > _PART_BYTES:
-        builder.clear()
-    length = (b"content-length", b"%d" % len(body))
-    start = {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
-    if len(body) > _PART_BYTES:
-        await connection.send(start)
-        with live.count(len(body)):
-            return await _send_parts(body, connection, timeouts)
-    if START_WITH_BODY in connection.extensions:
-        await connection.send({**start, "body": body})
-    else:
-        await connection.send(start)
-        await connection.send({**BODY, "body": body})
-    return not disconnect.has_happened
+                is_finished = bool(entries) and type(entries[-1].event) in CLOSING
+        if disconnect.has_happened:
+            return
+        result = builder.answer()
+        if type(result) is Failed:
+            await answer_of(to_problem(result), headers)(
+                connection.scope, connection.receive, connection.send
+            )
+            is_complete = True
+            return
+        body = encode(result)
+        del result
+        if len(body) > _PART_BYTES:
+            builder.clear()
+        length = (b"content-length", b"%d" % len(body))
+        start = {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
+        send = connection.send
+        if len(body) > _PART_BYTES:
+            await send(start)
+            with live.count(len(body)):
+                is_complete = await _send_parts(body, connection, timeouts)
+            return
+        if START_WITH_BODY in connection.extensions:
+            start["body"] = body
+            await send(start)
+        else:
+            await send(start)
+            await send({**BODY, "body": body})
+        is_complete = not disconnect.has_happened
+    finally:
+        if not is_complete:
+            left()
 
 
 async def _send_parts(body: bytes, connection: ClientConnection, timeouts: StreamTimeouts) -> bool:
     """Send a body as the client reads it; return False if the client disconnected before the end."""
-    async with ClientMonitor(lambda: None, connection, timeouts) as monitor:
+    with ClientMonitor(lambda: None, connection, timeouts) as monitor:
         for start in range(0, len(body), _PART_BYTES):
             end = start + _PART_BYTES
             await monitor.send(connection.send, body[start:end], is_last=end >= len(body))
             if monitor.is_disconnected() and end < len(body):
                 return False
     return True
-
-
-async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[Entry]:
-    """Return the first entries: at the first output of an agent, or after the keep-alive interval."""
-    entries: list[Entry] = []
-    while not monitor.is_disconnected():
-        entries += await reader.next()
-        if not _are_preface(entries) or monitor.is_quiet():
-            break
-    return entries
 
 
 _PREFACE = frozenset((Started, ParametersIgnored, ContextCompacted, ModelCalled))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeGuard, TypeVar, cast
 
 import msgspec
@@ -21,7 +22,7 @@ from proxy.wire.responses.options import ResponseOptions
 Options = TypeVar("Options", AnswerOptions, ResponseOptions)
 
 
-async def write_turn(
+def write_turn(
     services: Services,
     opened: TurnHandle,
     connection: ClientConnection,
@@ -32,8 +33,8 @@ async def write_turn(
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
     is_resumed: bool = False,
     framing: Framing = SSE,
-) -> None:
-    """Write the turn: a stream with an ``Encoder``, one JSON object at its end with a ``Builder``.
+) -> Awaitable[None]:
+    """Return what writes the turn: a stream with an ``Encoder``, one JSON object at its end with a ``Builder``.
 
     ``ignored`` are parameters without effect on any team; ``parameters`` are names that the API has for parameters of
     chat completions. ``to_problem`` words a failure, ``is_resumed`` means that an earlier response had the headers,
@@ -46,34 +47,37 @@ async def write_turn(
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     timeouts = services.timeouts
-    is_complete = False
-    try:
-        if _is_encoder(encoder):
-            is_complete = await stream(
-                opened.live,
-                encoder,
-                turn_headers(opened, ignored, facts, parameters),
-                connection,
-                timeouts,
-                is_resumed=is_resumed,
-                to_problem=to_problem,
-                parameters=parameters,
-                framing=framing,
-            )
-        else:
-            is_complete = await answer(
-                opened.live,
-                cast(Builder, encoder),
-                turn_headers(opened, ignored, facts, parameters),
-                connection,
-                timeouts,
-                to_problem=to_problem,
-                parameters=parameters,
-            )
-    finally:
-        if not is_complete:
-            facts.update(outcome="client_disconnect")
-            opened.live.on_client_disconnect()
+    left = partial(_client_left, facts, opened.live)
+    headers = turn_headers(opened, ignored, facts, parameters)
+    # No coroutine here: it would be resumed with each part of a stream.
+    if _is_encoder(encoder):
+        return stream(
+            opened.live,
+            encoder,
+            headers,
+            connection,
+            timeouts,
+            is_resumed=is_resumed,
+            to_problem=to_problem,
+            parameters=parameters,
+            framing=framing,
+            left=left,
+        )
+    return answer(
+        opened.live,
+        cast(Builder, encoder),
+        headers,
+        connection,
+        timeouts,
+        to_problem=to_problem,
+        parameters=parameters,
+        left=left,
+    )
+
+
+def _client_left(facts: dict[str, object], live: LiveTurn) -> None:
+    facts.update(outcome="client_disconnect")
+    live.on_client_disconnect()
 
 
 async def write_nothing_more(send: Send, headers: Headers) -> None:

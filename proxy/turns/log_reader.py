@@ -118,6 +118,12 @@ class EventLogReader:
         # It refers to this reader: as a cycle, both would wait for the garbage collector.
         self._take = self._open_relay = None
 
+    def logged(self) -> Sequence[Entry]:
+        """Return the first entries if ``next`` would return them without waiting; otherwise none."""
+        entries = self._log.read(self._given) or ()
+        self._given += len(entries)
+        return entries
+
     async def next(
         self, take: Take | None = None, open_relay: OpenTextRelay | None = None, *, is_patient: bool = False
     ) -> Sequence[Entry]:

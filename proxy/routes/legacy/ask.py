@@ -162,7 +162,7 @@ async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
         connection = ClientConnection(scope, receive, send)
-        await stream(live, encoder, [], connection, StreamTimeouts(), framing=EVENTS)
+        await stream(live, encoder, [], connection, StreamTimeouts(), framing=EVENTS, left=lambda: None)
     finally:
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)

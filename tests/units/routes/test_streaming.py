@@ -36,10 +36,11 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
 
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     connection = ClientConnection({"type": "http"}, receive, send)
+    left = asyncio.Event()
     async with asyncio.timeout(5):
-        took_all = await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60))
+        await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60), left=left.set)
 
-    assert not took_all
+    assert left.is_set()
     assert not live.has_readers
 
 
@@ -56,8 +57,10 @@ async def test_a_client_that_left_while_the_turn_was_begun_is_noticed_at_once() 
 
     builder = CompletionBuilder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     connection = ClientConnection({"type": "http", "extensions": {DISCONNECT: disconnect}}, receive, send)
+    left = asyncio.Event()
     async with asyncio.timeout(5):
-        assert not await answer(live, builder, [], connection, StreamTimeouts())
+        await answer(live, builder, [], connection, StreamTimeouts(), left=left.set)
+    assert left.is_set()
     assert not live.has_readers
 
 
@@ -94,7 +97,10 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
 
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     connection = ClientConnection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
-    streaming = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60)))
+    left = asyncio.Event()
+    streaming = asyncio.create_task(
+        stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60), left=left.set)
+    )
     async with asyncio.timeout(5):
         assert b"Hello" in await sent.get()
         await asyncio.sleep(0)
@@ -108,7 +114,8 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
 
         live.emit(Completed("triage", "stop", Usage()))
         assert b"[DONE]" in await sent.get()
-        assert await streaming
+        await streaming
+    assert not left.is_set()
 
 
 async def test_no_keep_alive_frame_is_sent_while_text_is_passed_on() -> None:
@@ -126,8 +133,9 @@ async def test_no_keep_alive_frame_is_sent_while_text_is_passed_on() -> None:
 
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     connection = ClientConnection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
+    left = asyncio.Event()
     streaming = asyncio.create_task(
-        stream(live, encoder, [], connection, StreamTimeouts(keep_alive=interval))
+        stream(live, encoder, [], connection, StreamTimeouts(keep_alive=interval), left=left.set)
     )
     async with asyncio.timeout(5):
         assert b"Hello" in await sent.get()
@@ -147,7 +155,8 @@ async def test_no_keep_alive_frame_is_sent_while_text_is_passed_on() -> None:
 
         live.emit(Completed("triage", "stop", Usage()))
         assert b"[DONE]" in await sent.get()
-        assert await streaming
+        await streaming
+    assert not left.is_set()
     assert {texts_of(body) for body in writer.written} == {"!"}
 
 

@@ -166,7 +166,7 @@ async def answer_of(
 
     connection = ClientConnection(scope, exchange.receive, exchange.send)
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
-    writing = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts()))
+    writing = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts(), left=lambda: None))
     asking = asyncio.create_task(ask())
     transport.protocol.data_received(HEAD)
     for read in reads:
