@@ -81,9 +81,10 @@ def end_of(
     """
     status, error_code = _status_of(closing)
     log = live.entries
-    events, times = list(map(_EVENT, log)), list(map(_TIME, log))
+    events, times = [*map(_EVENT, log)], [*map(_TIME, log), now]
     items = turn.items if outcome is not None else turn.items_so_far()
     text = visible_text(events) or "".join([text_of(item.message) for item in items if item.visible])
+    events.append(closing)
     pending: Sequence[str] = ()
     finish_reason: FinishReason | None = None
     if outcome is not None:
@@ -113,7 +114,7 @@ def end_of(
         pending=pending,
         finish_reason=finish_reason,
         error_code=error_code,
-        journal=encode_journal([*events, closing], [*times, now], live.takeovers) if is_stored else b"",
+        journal=encode_journal(events, times, live.takeovers) if is_stored else b"",
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
         keeps_key=has_answer or turn.ran_effects,

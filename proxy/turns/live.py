@@ -352,9 +352,9 @@ class LiveTurn:
         """Remove a reader."""
         if self.relay is not None:
             self.close_relay()
-        readers = list(self._readers)
-        readers.remove(reader)
-        self._readers = tuple(readers)
+        readers = self._readers
+        # Nearly always there is one.
+        self._readers = () if len(readers) == 1 else tuple([one for one in readers if one is not reader])
         if not reader.is_observer:
             self._clients -= 1
             self.has_readers = self._clients > 0

@@ -48,11 +48,11 @@ class LogMemory:
 
     def add(self, count: int) -> None:
         """Count more bytes, or fewer if ``count`` is negative."""
-        self.used += count
-        if self.limit is not None:
-            before, self.is_exhausted = self.is_exhausted, self.used >= self.limit
-            if self.is_exhausted and not before:
-                self.relieve()
+        self.used = used = self.used + count
+        limit = self.limit
+        if limit is not None and (used >= limit) is not self.is_exhausted:
+            self.is_exhausted = used >= limit
+            self.relieve()
 
     def relieve(self) -> None:
         """Call ``on_exhausted`` if the limit is reached."""

@@ -63,7 +63,9 @@ class Recorder:
         """Record events and forward them."""
         if type(events) is not TextBatch:
             for event in events:
-                if type(event) in _RECORDED:
+                if type(event) is ModelCalled:
+                    self._add_use(event)
+                elif type(event) in _RECORDED:
                     self._record(event)
         return self._sink.emit_batch(events)
 

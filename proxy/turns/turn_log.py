@@ -71,7 +71,7 @@ class TurnLog:
         self._counted_until = _NEVER
         """Weight of all entries, dropped ones included, above which more bytes have to be counted."""
         self._dropped_weight = 0
-        self._sizes = [0]
+        self._sizes: list[int] | None = None
         """By index of an entry: the characters before it. Those of the newest entries are added when one is needed."""
         self._memory = memory
 
@@ -124,7 +124,10 @@ class TurnLog:
 
     def _all_sizes(self) -> Sequence[int]:
         # Not maintained by ``extend``: only logs of long texts, and those that are cut, need them.
-        sizes, new = self._sizes, self.length + 1 - len(self._sizes)
+        sizes = self._sizes
+        if sizes is None:
+            sizes = self._sizes = [0]
+        new = self.length + 1 - len(sizes)
         if new:
             sizes += accumulate(map(_text_size, map(_EVENT, self.entries[-new:])), initial=sizes.pop())
         return sizes
@@ -168,4 +171,4 @@ def _text_size(event: Event) -> int:
         return len(event.text)
     if type(event) in _WITHOUT_TEXT:
         return 0
-    return sum(len(value) for value in astuple(event) if isinstance(value, str))
+    return sum([len(value) for value in astuple(event) if type(value) is str])
