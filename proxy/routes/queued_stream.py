@@ -36,9 +36,9 @@ class QueuedStream:
         self._connection = connection
         self._framing = framing
         self._interval = keep_alive
-        self._loop = asyncio.get_running_loop()
-        self._next_ping = self._loop.time() + keep_alive
-        self._headers = list(framing.headers)
+        self._next_ping: float | None = None
+        """When the next keep-alive frame is sent, from the first wait on."""
+        self._conversation_id: str | None = None
         self._has_started = False
 
     @property
@@ -64,8 +64,7 @@ class QueuedStream:
             ProxyError: See ``TurnService.open``.
             ClientDisconnected: The client left while the request waited.
         """
-        if request.conversation_id is not None:
-            self._headers.append((b"x-conversation-id", request.conversation_id.encode()))
+        self._conversation_id = request.conversation_id
         try:
             return await turns.open(request, left=self._accompany)
         except ProxyError as error:
@@ -78,11 +77,15 @@ class QueuedStream:
     async def _accompany(self) -> None:
         """Implement ``ClientLeft``, with keep-alive frames meanwhile."""
         disconnected = asyncio.ensure_future(wait_for_disconnect(self._connection.receive))
+        now = asyncio.get_running_loop().time
+        if self._next_ping is None:
+            self._next_ping = now() + self._interval
         try:
             while not disconnected.done():
-                left = max(self._next_ping - self._loop.time(), 0) if self._framing.ping else None
+                left = max(self._next_ping - now(), 0) if self._framing.ping else None
                 await asyncio.wait([disconnected], timeout=left)
                 if not disconnected.done():
+                    self._next_ping = now() + self._interval
                     await self._ping()
         finally:
             disconnected.cancel()
@@ -90,11 +93,11 @@ class QueuedStream:
         raise ClientDisconnected
 
     async def _ping(self) -> None:
-        self._next_ping = self._loop.time() + self._interval
         if not self._has_started:
-            await self._connection.send(
-                {"type": "http.response.start", "status": 200, "headers": self._headers}
-            )
+            headers = list(self._framing.headers)
+            if self._conversation_id is not None:
+                headers.append((b"x-conversation-id", self._conversation_id.encode()))
+            await self._connection.send({"type": "http.response.start", "status": 200, "headers": headers})
             # Not before: if the turn begins while the message waits for the client, it is not sent.
             self._has_started = True
         await self._send(self._framing.ping)
