@@ -100,21 +100,20 @@ class HandoffExtensionEncoder(Struct):
         if type(event) is TextDelta:
             return self._output()
         if type(event) is ModelCalled:
-            self._joints.pause()
+            self._joints.is_paused = True
             add_call(self._uses, event)
             return None
         if type(event) in _UNREPORTED:
             return None
+        if type(event) is Started:
+            self._agents.append(event.agent)
+            self._agent = event.agent
+            if event.steps:
+                self._progress = StepProgress(event.steps)
+            return None
         match event:
-            case Started():
-                self._agents.append(event.agent)
-                self._agent = event.agent
-                if event.steps:
-                    self._progress = StepProgress(event.steps)
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
-            case TextDelta() | RefusalDelta() | ClientToolCall():
-                return self._output()
             case Handoff():
                 return self._handoff(event)
             case ToolStarted():
@@ -122,6 +121,8 @@ class HandoffExtensionEncoder(Struct):
                 return self._tool_started(event)
             case ToolCompleted() | ToolFailed():
                 return self._tool_ended(event)
+            case TextDelta() | RefusalDelta() | ClientToolCall():
+                return self._output()
             case ApprovalRequested():
                 return self._approval_requested(event)
             case ApprovalDecided():
@@ -138,7 +139,8 @@ class HandoffExtensionEncoder(Struct):
                 self._add_uses(event)
                 return self._compacted(event)
             case (
-                ModelCalled()
+                Started()
+                | ModelCalled()
                 | Completed()
                 | Failed()
                 | Cancelled()

@@ -166,7 +166,8 @@ class ChunkEncoder:
         texts = self._joints.join_all([*map(_text, events)])
         data = sse.one_line(encode(texts))
         head, tail = b"data: " + self._text_head, self._text_tail
-        if b'\\"' in data:
+        # Not ``in``, which first tries bytes as a number and raises an error (CPython, bytes_methods.c).
+        if data.find(b'\\"') >= 0:
             # What separates two texts can be a part of a text.
             return b"".join(head + sse.one_line(encode(text)) + tail for text in texts)
         # Without the quotation marks at both ends: that of the first text and a comma in it look like a separator.
@@ -197,7 +198,7 @@ class ChunkEncoder:
             text = self._text(event)
             return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
         if type(event) is ModelCalled:
-            self._joints.pause()
+            self._joints.is_paused = True
             return []
         if type(event) in EXTENSION_ONLY:
             return []
@@ -205,7 +206,7 @@ class ChunkEncoder:
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
             case Handoff():
-                self._joints.pause()
+                self._joints.is_paused = True
             case RefusalDelta():
                 self._refused = True
                 refusal = self._refusal(event)

@@ -40,8 +40,7 @@ def one_line(data: bytes) -> bytes:
     if data.isascii():
         return data
     for separator, escaped in _SEPARATORS:
-        if separator in data:
-            data = data.replace(separator, escaped)
+        data = data.replace(separator, escaped)
     return data
 
 
