@@ -90,14 +90,16 @@ class ClientMonitor:
         return self._loop.time() - self.quiet_since >= self._interval * 0.99
 
     def send(
-        self, send: Send, body: bytes, *, is_last: bool = False, start: Message = BODY
+        self, send: Send, body: bytes, *, is_last: bool = False, start: Message | None = None
     ) -> Awaitable[None]:
         """Send a part of the body. The timer cancels the task if the client does not read it in time.
 
-        ``start`` is the message that starts the response, for servers that support it with a body.
+        ``start`` is the message that starts the response, for servers that support it with a body, which is added.
         """
         self.quiet_since = self._loop.time()
-        sending = send({**start, "body": body, "more_body": not is_last})
+        message: Message = {"type": "http.response.body"} if start is None else start
+        message["body"], message["more_body"] = body, not is_last
+        sending = send(message)
         # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the same.
         return sending if self._task is None else self._send_in_time(sending)
 

@@ -135,13 +135,17 @@ async def stream(
                 return
             headers = with_ignored(headers, entries, parameters or {})
             body = b"".join(map(encoder.encode, entries))
-            headers = headers + framing.headers
-            start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+            head: Message = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": headers + framing.headers,
+            }
+            start: Message | None = head
             if framing.separator or not body or START_WITH_BODY not in extensions:
-                await send(start)
-                start = BODY
+                await send(head)
+                start = None
             # The stream may take minutes.
-            del headers
+            del headers, head
             writer = None if framing.separator else extensions.get(BODY_WRITER)
             take, open_relay = (None, None) if writer is None else _direct_writer(encoder, writer, monitor)
             while True:
@@ -151,7 +155,7 @@ async def stream(
                     await _send_apart(before, monitor, send)
                 if body or is_last:
                     await monitor.send(send, body, is_last=is_last, start=start)
-                    start = BODY
+                    start = None
                 elif monitor.is_quiet() and framing.ping:
                     await monitor.send(send, framing.ping)
                 # A disconnect during a send does not wake the reader, so check before waiting.

@@ -45,7 +45,7 @@ def write_turn(
         ClientDisconnected: The client stopped reading.
     """
     facts = connection.scope["state"]["facts"]
-    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+    facts["turn_id"], facts["conversation_id"] = opened.turn_id, opened.conversation_id
     timeouts = services.timeouts
     left = partial(_client_left, facts, opened.live)
     headers = turn_headers(opened, ignored, facts, parameters)
