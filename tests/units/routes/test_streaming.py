@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
 from proxy.routes.client_connection import ClientConnection, StreamTimeouts
+from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, Disconnect
 from proxy.routes.streaming import SSE, answer, stream
 from proxy.turns.live import LiveTurn
@@ -60,6 +63,28 @@ async def test_a_client_that_left_while_the_turn_was_begun_is_noticed_at_once() 
     left = asyncio.Event()
     async with asyncio.timeout(5):
         await answer(live, builder, [], connection, StreamTimeouts(), left=left.set)
+    assert left.is_set()
+    assert not live.has_readers
+
+
+async def test_a_client_that_does_not_read_in_time_is_left() -> None:
+    live, left = LiveTurn("chatcmpl-1"), asyncio.Event()
+    live.emit(Started("chatcmpl-1", "triage"))
+    live.emit(TextDelta("Hello"))
+
+    async def receive() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.get_running_loop().create_future()
+
+    encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
+    connection = ClientConnection({"type": "http"}, receive, send)
+    timeouts = StreamTimeouts(keep_alive=0.01, stall=0.01)
+    async with asyncio.timeout(5):
+        with pytest.raises(ClientDisconnected):
+            await stream(live, encoder, [], connection, timeouts, left=left.set)
     assert left.is_set()
     assert not live.has_readers
 

@@ -238,3 +238,24 @@ async def test_a_batch_is_bounded_and_all_batches_are_the_log() -> None:
 
     assert max(map(len, batches)) < 4_000
     assert [entry for batch in batches for entry in batch] == live.entries
+
+
+async def test_logged_entries_are_read_without_a_wait_and_once() -> None:
+    live = LiveTurn("a")
+    with live.reader() as reader:
+        assert list(reader.logged()) == []
+        live.emit(Started("a", "triage"))
+        live.emit(TextDelta("x"))
+
+        assert list(reader.logged()) == list(live.entries)
+        assert list(reader.logged()) == []
+        live.emit(Completed("triage", "stop", Usage()))
+        assert [entry.position for entry in await reader.next()] == [3]
+
+
+async def test_entries_that_were_dropped_are_not_logged() -> None:
+    live = finished("a", characters=10)
+    live.log.drop(2)
+
+    with live.reader() as reader:
+        assert list(reader.logged()) == []
