@@ -7,14 +7,14 @@ PostgreSQL over asyncpg.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from proxy.errors import ConfigurationError
-from proxy.store.engine.sqlite import SqliteDatabase
+from proxy.store.engine.sqlite import Settle, SqliteDatabase
 
 R = TypeVar("R")
 
@@ -40,7 +40,7 @@ _WANTED = "it should look like sqlite:///folder/file.sqlite or postgresql://user
 
 
 class Database(Protocol):
-    """Runs transactions. Both methods return the result of ``work``; if it raises, the transaction is rolled back."""
+    """Runs transactions. The result is that of ``work``; if it raises, the transaction is rolled back."""
 
     dialect: str
     """``sqlite`` or ``postgresql``."""
@@ -54,12 +54,18 @@ class Database(Protocol):
         ...
 
     def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> Awaitable[R]:
-        """Run a write transaction; its result is available after the commit. Calls must not overlap.
+        """Run a write transaction; its result is available after the commit. Writes must not overlap.
 
         Without ``is_durable``, a power failure can lose the commit; the end of the process cannot.
 
         Raises:
             Unavailable: The database failed, not a single statement.
+        """
+        ...
+
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        """Run a write transaction like ``write``, without a task: ``settle`` gets its result or error, and then returns
+        to the event loop.
         """
         ...
 

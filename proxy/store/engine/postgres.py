@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from proxy.errors import StoreUnavailable
 from proxy.store.engine.errors import READ_ONLY, Unavailable, refused_read, unavailability
+from proxy.store.engine.sqlite import Settle
 from proxy.store.sql.dialects import decode_json, encode_json
 from proxy.store.sql.tables import add_postgresql_conditions
 
@@ -72,6 +73,7 @@ class PostgresDatabase:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._write_connection: AsyncConnection | None = None
+        self._commit: asyncio.Task[None] | None = None
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run ``work`` in a read-only transaction. Transient errors are retried until the time limit."""
@@ -116,6 +118,24 @@ class PostgresDatabase:
             # The timeout may have occurred during the commit.
             fault.outcome_unknown |= isinstance(error, TimeoutError)
             raise fault from error
+
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        """Run ``work`` like ``write`` in a task, and pass on its result or error."""
+        writing = self._write_and_settle(work, settle, is_durable=is_durable)
+        # The event loop has no strong reference to it.
+        self._commit = asyncio.create_task(writing, name="store commit")
+
+    async def _write_and_settle(
+        self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool
+    ) -> None:
+        try:
+            result = await self.write(work, is_durable=is_durable)
+        except BaseException as error:
+            settle(None, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            settle(result, None)
 
     def state(self) -> object:
         """Return None: only a query would show what has changed."""

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -22,13 +22,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of, refused_read, unavailability
-from proxy.store.engine.sqlite_file import DatabaseFile, make_file
+from proxy.store.engine.sqlite_file import DatabaseFile, Identity, make_file
 from proxy.store.sql.dialects import decode_json, encode_json
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-_Job = tuple[Callable[[Connection], Any], str | None, bool, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+Settle = Callable[[Any, BaseException | None], None]
+"""Gets the result of some work, or the error, in the event loop."""
+_Job = tuple[Callable[[Connection], Any], Settle, Callable[[], bool] | None, str | None, bool]
+"""The work and its receiver; whether it is not needed any more; the pragma to set before it; if in a transaction."""
 
 READERS = 3
 # How long one attempt waits for a lock of another process. Attempts are repeated until the time limit.
@@ -109,25 +112,24 @@ class SqliteDatabase:
         except TimeoutError:
             raise StoreUnavailable from None
 
-    def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> Awaitable[R]:
-        """Run ``work`` in the writer thread. Transient errors are raised; the caller retries."""
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        """Run ``work`` in the writer thread. Transient errors are passed to ``settle``; the caller retries."""
         if self._commits >= 2 * CHECKPOINT_COMMITS and self._checkpoint is not None:
-            return self._write_after(self._checkpoint, work, is_durable=is_durable)
-        written = self._writer.run(work, _WAITING_FOR_DISK if is_durable else _NOT_WAITING)
+            # The checkpoint takes longer than committing as many pages again: without this wait, the log would grow
+            # without bound.
+            later = partial(self.commit, work, settle, is_durable=is_durable)
+            self._checkpoint.add_done_callback(lambda _: later())
+            return
+        self._writer.start(work, settle, pragma=_WAITING_FOR_DISK if is_durable else _NOT_WAITING)
         self._commits += 1
         if self._commits >= CHECKPOINT_COMMITS and self._checkpoint is None:
             self._checkpoint = asyncio.create_task(self._copy_log(), name="SQLite checkpoint")
-        return written
 
-    async def _write_after(
-        self, checkpoint: asyncio.Task[None], work: Callable[[Connection], R], *, is_durable: bool
-    ) -> R:
-        """Write after a checkpoint that takes longer than committing as many pages again.
-
-        Without this wait, the log would grow without bound.
-        """
-        await asyncio.wait([checkpoint])
-        return await self.write(work, is_durable=is_durable)
+    def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> asyncio.Future[R]:
+        """Run ``work`` like ``commit``, and return its result."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.commit(work, partial(_settle, future), is_durable=is_durable)
+        return future
 
     def state(self) -> object:
         """Return the state of the write-ahead log, which every commit changes."""
@@ -173,8 +175,8 @@ class _Session:
     driver: Any
     pragma: str | None = None
     """The last one of a job."""
-    log: tuple[int, int] | None = None
-    """Device and inode of the write-ahead log."""
+    log: Identity | None = None
+    """The write-ahead log; None before the first commit."""
 
 
 class _Threads:
@@ -199,20 +201,36 @@ class _Threads:
         self._threads: list[threading.Thread] = []
         self._unfinished = 0
         """Jobs that wait or run; used in the event loop only."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """That of the first job, and of all."""
 
     def run(
         self, work: Callable[[Connection], R], pragma: str | None = None, *, in_transaction: bool = True
     ) -> asyncio.Future[R]:
-        """Run the work in a thread, after setting the pragma; cancellation does not stop a job that has started."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._jobs.put((work, pragma, in_transaction, future, loop))
+        """Run the work in a thread; cancellation does not stop a job that has started."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.start(
+            work, partial(_settle, future), future.cancelled, pragma=pragma, in_transaction=in_transaction
+        )
+        return future
+
+    def start(
+        self,
+        work: Callable[[Connection], Any],
+        settle: Settle,
+        is_cancelled: Callable[[], bool] | None = None,
+        *,
+        pragma: str | None = None,
+        in_transaction: bool = True,
+    ) -> None:
+        """Run the work in a thread, after setting the pragma; a cancelled job that has not started is left away."""
+        self._jobs.put((work, settle, is_cancelled, pragma, in_transaction))
         self._unfinished += 1
         if self._unfinished > len(self._threads) < self._count:
             self._start_thread()
-        return future
 
     def _start_thread(self) -> None:
+        self._loop = asyncio.get_running_loop()
         name = f"{self._name} {len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._threads.append(thread)
@@ -236,10 +254,10 @@ class _Threads:
             session.connection.close()
 
     def _do(self, job: _Job, session: _Session | None) -> _Session | None:
-        work, pragma, in_transaction, future, loop = job
+        work, settle, is_cancelled, pragma, in_transaction = job
         result: Any = None
         error: BaseException | None = None
-        if not future.cancelled():
+        if is_cancelled is None or not is_cancelled():
             try:
                 if session is None:
                     # Connecting to a path without a file would create an empty database there.
@@ -250,7 +268,8 @@ class _Threads:
                     session.pragma = pragma
                 if in_transaction:
                     result = self._transact(session, work)
-                    self._check_committed(session)
+                    # What was just committed could be in a file that the path does not lead to.
+                    session.log = self._file.check_with_log(session.log)
                 else:
                     result = work(session.connection)
             except BaseException as raised:  # noqa: BLE001 - raised to the waiter
@@ -259,9 +278,12 @@ class _Threads:
                 if session is not None and _is_stuck(session):
                     session.connection.close()
                     session = None
-        # The loop is closed when the program did not wait for its work.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._settle, future, result, error)
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._end_job, settle, result, error)
+        except RuntimeError:
+            # The loop is closed: the program did not wait for its work.
+            pass
         return session
 
     def _connect(self) -> _Session:
@@ -286,26 +308,19 @@ class _Threads:
             raise
         return result
 
-    def _settle(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    def _end_job(self, settle: Settle, result: Any, error: BaseException | None) -> None:
         # Here and not where the job is waited for: one whose waiter was cancelled still occupies its thread.
         self._unfinished -= 1
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+        settle(result, error)
 
-    def _check_committed(self, session: _Session) -> None:
-        """Raise ``Unavailable`` if what was just committed is in a file that the path does not lead to."""
-        self._file.check()
-        log = self._file.log_identity()
-        # SQLite never replaces the log of an open connection: it is reset, or truncated, in place.
-        if session.log is None:
-            # Some file systems have none: SQLite then keeps the journal mode that they support.
-            session.log = log
-        elif session.log != log:
-            self._file.fail("write-ahead log")
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def _is_stuck(session: _Session) -> bool:

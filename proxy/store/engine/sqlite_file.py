@@ -16,6 +16,8 @@ from proxy.store.engine.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
+Identity = tuple[int, int]
+"""Device and inode of a file."""
 START_BYTES = 1024 * 1024
 """Free space that a start needs: an empty database, its write-ahead log and the index of that."""
 _SETTLED_SECONDS = 0.1
@@ -89,9 +91,21 @@ class DatabaseFile:
             return
         self.fail("file")
 
-    def log_identity(self) -> tuple[int, int] | None:
-        """Return device and inode of the write-ahead log; None if there is none."""
-        return _identity(self._log)
+    def check_with_log(self, log: Identity | None) -> Identity | None:
+        """Compare the file, and the write-ahead log with the given one; return the log, None if there is none.
+
+        SQLite never replaces the log of an open connection: it is reset, or truncated, in place. Some file systems have
+        none: SQLite then keeps the journal mode that they support.
+
+        Raises:
+            Unavailable: One of them is another one, or missing.
+        """
+        if self._is_replaced or _identity(self._path) != self._identity:
+            self.fail("file")
+        found = _identity(self._log)
+        if log is not None and log != found:
+            self.fail("write-ahead log")
+        return found
 
     def log_state(self) -> tuple[int, int] | None:
         """Return time and size of the write-ahead log, which a commit changes; None if a commit might not.
@@ -121,7 +135,7 @@ class DatabaseFile:
         raise Unavailable("database replaced", is_permanent=True)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> Identity | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -14,7 +14,8 @@ import logging
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -27,6 +28,7 @@ from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of
 from proxy.store.engine.group_commit import Lost, Work, WriteStatements
+from proxy.store.engine.sqlite import Settle
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -52,6 +54,10 @@ class Writable(Protocol):
         Raises:
             Unavailable: The database failed. Errors of ``work`` pass through; the transaction is rolled back.
         """
+        ...
+
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        """Do the same without a task; ``settle`` gets the result or the error."""
         ...
 
 
@@ -83,18 +89,28 @@ class _Waiting:
 
 
 class Writer:
-    """Accepts writes from any task of the event loop in which it was created."""
+    """Accepts writes from any task of the event loop in which it was created.
+
+    Groups are committed without a task: the callback that gets the result of one starts the next one. The task of the
+    writer handles failures.
+    """
 
     def __init__(self, database: Writable, writing: WriteStatements, *, time_limit: float) -> None:
         self._database = database
         self._writing = writing
         self._time_limit = time_limit
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        """Not that of the request whose write begins a group."""
         self._queue: deque[_Waiting] = deque()
         self._group: Sequence[_Waiting] = ()
-        """The writes of the present commit."""
-        self._wake: asyncio.Future[None] | None = None
-        """Ends the wait for a write; None while there are some."""
+        """The writes of the present commit, or of the last one if it is handled as failed."""
+        self._is_busy = False
+        """Whether a commit runs, is to begin in the next iteration of the event loop, or is handled as failed."""
+        self._pause = 0.0
+        """Seconds of the last pause while the database is not available."""
+        self._failure: asyncio.Future[BaseException | None] = self._loop.create_future()
+        """The error of a commit for the task, which ends with None."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self.task = asyncio.create_task(self._run(), name="store writer")
@@ -120,7 +136,8 @@ class Writer:
     async def close(self) -> None:
         """Write what is queued, and stop."""
         self._is_closing = True
-        self._end_wait()
+        if not self._is_busy and not self._failure.done():
+            self._failure.set_result(None)
         await self.task
         if self._timer is not None:
             self._timer.cancel()
@@ -128,14 +145,11 @@ class Writer:
     def _enqueue(self, work: Work, deadline: float) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append(_Waiting(work, done, deadline))
-        if self._wake is not None:
-            self._end_wait()
+        if not self._is_busy:
+            self._is_busy = True
+            # Not at once: other writes of this iteration can be part of the group.
+            self._loop.call_soon(self._start_commit, context=self._context)
         return done
-
-    def _end_wait(self) -> None:
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.done():
-            wake.set_result(None)
 
     def _expire(self) -> None:
         """Let all writes time out whose deadline has passed.
@@ -152,33 +166,63 @@ class Writer:
         if next_deadline < math.inf:
             self._timer = self._loop.call_at(next_deadline, self._expire)
 
-    async def _run(self) -> None:
-        pause = 0.0
-        while True:
-            if not self._queue:
-                self._group = ()
-                if self._is_closing:
+    def _start_commit(self) -> None:
+        """Commit the next group, if there is one."""
+        try:
+            while self._queue:
+                if group := self._next_group():
+                    self._group = group
+                    works = [waiting.work for waiting in group]
+                    self._database.commit(
+                        partial(self._writing.together, group=works),
+                        self._settle,
+                        is_durable=any(map(_is_durable, works)),
+                    )
                     return
-                self._wake = self._loop.create_future()
-                await self._wake
-            group = self._group = self._next_group()
-            if not group:
-                continue
+        except Exception as defect:  # noqa: BLE001 - raised by the task, which is watched
+            self._failure.set_exception(defect)
+            return
+        self._group = ()
+        self._is_busy = False
+        if self._is_closing:
+            self._failure.set_result(None)
+
+    def _settle(self, given: Any, error: BaseException | None) -> None:
+        """Give the results of the group to its waiters, and commit the next one."""
+        if error is not None:
+            self._failure.set_result(error)
+            return
+        try:
+            self._resolve_waiters(self._group, given)
+        except Exception as defect:  # noqa: BLE001 - raised by the task, which is watched
+            self._failure.set_exception(defect)
+            return
+        if self._pause:
+            self._end_pauses()
+        self._start_commit()
+
+    async def _run(self) -> None:
+        while (failure := await self._failure) is not None:
+            self._failure = self._loop.create_future()
             try:
-                await self._commit(group)
+                await self._commit_apart(self._group, failure)
             except Unavailable as error:
-                if not pause:
+                if not self._pause:
                     logger.warning("database not available", extra={"cause": str(error)})
-                self._requeue(group, error)
+                self._requeue(self._group, error)
                 if self._is_closing and all(isinstance(waiting.work, Close) for waiting in self._queue):
                     # The leases of these turns expire.
                     return
-                pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
-                await asyncio.sleep(pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+                await asyncio.sleep(self._pause)
             else:
-                if pause:
-                    logger.warning("database available again")
-                pause = 0.0
+                if self._pause:
+                    self._end_pauses()
+            self._start_commit()
+
+    def _end_pauses(self) -> None:
+        logger.warning("database available again")
+        self._pause = 0.0
 
     def _next_group(self) -> list[_Waiting]:
         """Return the next group; drop writes whose waiter is gone."""
@@ -202,30 +246,33 @@ class Writer:
             else:
                 self._abandon(waiting)
 
-    async def _commit(self, group: Sequence[_Waiting]) -> None:
+    async def _commit_apart(self, group: Sequence[_Waiting], failure: BaseException) -> None:
+        """Commit the writes of a failed group that did not cause the failure together, and then the others alone."""
+        if isinstance(failure, Unavailable) or not isinstance(failure, Exception):
+            raise failure
         works = [waiting.work for waiting in group]
-        lost: frozenset[Work] = frozenset()
-        try:
-            given = await self._database.write(
-                partial(self._writing.together, group=works),
-                is_durable=any(map(_is_durable, works)),
-            )
-        except Unavailable:
-            raise
-        except Lost as error:
-            lost = error.members
-        except Exception as error:  # noqa: BLE001 - the failing write is reported and logged when it runs alone
-            logger.warning("group commit failed", extra={"size": len(group), "cause": cause_of(error)})
-            lost = frozenset(works)
+        if isinstance(failure, Lost):
+            lost = failure.members
         else:
-            for waiting in group:
-                self._resolve_waiter(waiting, given[waiting.work])
-            return
+            # The failing write is reported and logged when it runs alone.
+            logger.warning("group commit failed", extra={"size": len(group), "cause": cause_of(failure)})
+            lost = frozenset(works)
         if rest := [waiting for waiting in group if waiting.work not in lost]:
-            await self._commit(rest)
+            await self._commit_together(rest)
         for waiting in group:
             if waiting.work in lost:
                 await self._commit_alone(waiting)
+
+    async def _commit_together(self, group: Sequence[_Waiting]) -> None:
+        works = [waiting.work for waiting in group]
+        try:
+            given = await self._database.write(
+                partial(self._writing.together, group=works), is_durable=any(map(_is_durable, works))
+            )
+        except Exception as error:  # noqa: BLE001 - see there
+            await self._commit_apart(group, error)
+        else:
+            self._resolve_waiters(group, given)
 
     async def _commit_alone(self, waiting: _Waiting) -> None:
         try:
@@ -246,6 +293,10 @@ class Writer:
             self._abandon(waiting)
         else:
             self._resolve_waiter(waiting, given)
+
+    def _resolve_waiters(self, group: Sequence[_Waiting], given: Mapping[Work, Any]) -> None:
+        for waiting in group:
+            self._resolve_waiter(waiting, given[waiting.work])
 
     def _resolve_waiter(self, waiting: _Waiting, given: Any) -> None:
         waiting.is_settled = True

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.errors import Unavailable
+from proxy.store.engine.sqlite import Settle
 from proxy.store.turns import SqlHistory
 from proxy.turns.records import Begun
 from tests.fakes.turn_records import new_turn, the_end
@@ -28,6 +29,7 @@ class Faulty:
         self.before: list[Exception] = []
         self.after: list[Exception] = []
         self.then_before: list[Exception] = []
+        self.instead: list[Any] = []
         self.is_asked = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -40,6 +42,8 @@ class Faulty:
         await self.gate.wait()
         if self.before:
             raise self.before.pop(0)
+        if self.instead:
+            return self.instead.pop(0)
         given = await self.behind.write(work, is_durable=is_durable)
         self.commits += 1
         self.outlived.append(is_durable)
@@ -47,6 +51,19 @@ class Faulty:
             self.before = self.then_before
             raise self.after.pop(0)
         return given
+
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        self.task = asyncio.create_task(self._write_and_settle(work, settle, is_durable=is_durable))
+
+    async def _write_and_settle(
+        self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool
+    ) -> None:
+        try:
+            given = await self.write(work, is_durable=is_durable)
+        except Exception as error:
+            settle(None, error)
+        else:
+            settle(given, None)
 
     def state(self) -> object:
         return self.behind.state()
@@ -334,6 +351,19 @@ async def test_an_end_whose_waiter_is_cancelled_is_written(
 
     assert record is not None
     assert record.status == "completed"
+
+
+async def test_a_defect_of_the_writer_ends_its_task(faulty: Faulty) -> None:
+    history = SqlHistory(faulty, time_limit=0.25)
+    faulty.instead = [{}]
+
+    with pytest.raises(StoreUnavailable):
+        await history.begin(new_turn())
+
+    # The task is watched: see ``background_tasks``.
+    with pytest.raises(KeyError):
+        await history.writer_task
+    await faulty.close()
 
 
 async def test_closing_writes_what_was_handed_in_and_takes_no_more(faulty: Faulty, database: str) -> None:
