@@ -170,7 +170,7 @@ class CustomAgentStatements:
 
     def keep(self, connection: Connection, caller: str, name: str, digest: str, body: bytes) -> None:
         """Keep a snapshot."""
-        self._keep.run(connection, [{"caller": caller, "name": name, "digest": digest, "body": body}])
+        self._keep.run_once(connection, {"caller": caller, "name": name, "digest": digest, "body": body})
 
     def snapshot(self, connection: Connection, caller: str, digest: str) -> bytes | None:
         """Return a snapshot, or None."""

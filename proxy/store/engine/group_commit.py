@@ -50,6 +50,8 @@ class WriteStatements:
         Raises:
             Lost: Some turns cannot be begun, or some writes must be executed alone.
         """
+        if len(group) == 1:
+            return {group[0]: self._single(connection, group[0])}
         begins: list[Begin] = []
         finishes: list[Finish] = []
         closes: list[Close] = []
@@ -58,7 +60,6 @@ class WriteStatements:
         for work in group:
             if isinstance(work, Begin):
                 begins.append(work)
-                # Also the only one of a group: what it needs is part of ``alone``.
                 if work.is_written_alone:
                     lone.append(work)
             elif isinstance(work, Finish):
@@ -67,7 +68,7 @@ class WriteStatements:
                 closes.append(work)
             else:
                 others.append(work)
-                if work.is_written_alone and len(group) > 1:
+                if work.is_written_alone:
                     lone.append(work)
         if lone:
             raise Lost(frozenset(lone))
@@ -75,16 +76,32 @@ class WriteStatements:
         if finishes:
             given = self._endings.finish(connection, finishes)
         for close in closes:
-            self._endings.close(connection, close)
-            given[close] = None
+            given[close] = self._single(connection, close)
         for other in others:
-            given[other] = other.function(connection)
+            given[other] = self._single(connection, other)
         if begins:
             begun = self._beginnings.together(connection, begins)
             if len(begun) < len(begins):
                 raise Lost(frozenset(begins) - begun.keys())
             given |= begun
         return given
+
+    def _single(self, connection: Connection, work: Work) -> Any:
+        """Execute the only write of a group.
+
+        Raises:
+            Lost: The turn cannot be begun, or what it needs is part of ``alone``.
+        """
+        if isinstance(work, Begin):
+            begun = None if work.is_written_alone else self._beginnings.single(connection, work)
+            if begun is None:
+                raise Lost(frozenset((work,)))
+            return begun
+        if isinstance(work, Finish):
+            return self._endings.finish(connection, [work])[work]
+        if isinstance(work, Close):
+            return self._endings.close(connection, work)
+        return work.function(connection)
 
     def alone(self, connection: Connection, work: Work) -> Any:
         """Execute one write.
@@ -96,4 +113,4 @@ class WriteStatements:
         """
         if isinstance(work, Begin):
             return self._beginnings.alone(connection, work)
-        return self.together(connection, [work])[work]
+        return self._single(connection, work)

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from proxy.errors import StoreUnavailable
 from proxy.store.engine.errors import READ_ONLY, Unavailable, refused_read, unavailability
 from proxy.store.engine.sqlite import Settle
-from proxy.store.sql.dialects import decode_json, encode_json
-from proxy.store.sql.tables import add_postgresql_conditions
+from proxy.store.sql.dialects import decode_json
+from proxy.store.sql.tables import add_postgresql_conditions, encode_json
 
 R = TypeVar("R")
 

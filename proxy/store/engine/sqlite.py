@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.errors import StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of, refused_read, unavailability
 from proxy.store.engine.sqlite_file import DatabaseFile, Identity, make_file
-from proxy.store.sql.dialects import decode_json, encode_json
+from proxy.store.sql.dialects import decode_json
+from proxy.store.sql.tables import encode_json
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +290,7 @@ class _Threads:
     def _connect(self) -> _Session:
         connection = self._engine.connect()
         driver = connection.connection.driver_connection
-        # For ``run_on_driver``: asking the connection for it takes three calls for each statement.
+        # For ``PreparedStatement``.
         return _Session(connection.execution_options(driver=driver), driver)
 
     def _transact(self, session: _Session, work: Callable[[Connection], R]) -> R:

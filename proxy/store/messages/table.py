@@ -61,7 +61,7 @@ class MessageQueries:
 
     def after(self, connection: Connection, worker: str, key: int) -> list[tuple[int, str, bytes]]:
         """Return key, sender and text of the messages for a worker after a key."""
-        rows = self._after.run(connection, [{"worker": worker, "after": key}])
+        rows = self._after.run_once(connection, {"worker": worker, "after": key})
         return [(row[0], row[1], row[2]) for row in rows]
 
     def delete_old(self, connection: Connection, before: float) -> None:

@@ -157,7 +157,7 @@ class ApprovalStatements:
     def lost(self, connection: Connection) -> list[tuple[str, str]]:
         """Return (caller, approval) for turns that died; one for each turn that had asked."""
         found: dict[int, tuple[str, str]] = {}
-        for turn, caller, approval_id in self._lost.run(connection, [{}]):
+        for turn, caller, approval_id in self._lost.run_once(connection, {}):
             found.setdefault(turn, (caller, approval_id))
         return list(found.values())
 

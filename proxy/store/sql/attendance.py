@@ -56,7 +56,7 @@ class AttendanceStatements:
         """Store the items so far."""
         stored = stored_items.progress_json(progress)
         given = {"turn": turn, "stored": stored, "ran": progress.ran_effects}
-        self._progress.run(connection, [given])
+        self._progress.run_once(connection, given)
 
     def attendance(self, connection: Connection, turn_keys: Sequence[int]) -> dict[int, Attendance]:
         """Return the attendance of the running ones of these turns."""

@@ -139,37 +139,49 @@ class Beginnings:
         )
 
     def together(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
-        """Begin the turns that have no conflict.
+        """Begin several turns, those that have no conflict.
 
         A turn that is already running under this id for this worker counts as begun: the write is a retry.
         """
-        if len(begins) > 1:
-            # Insert in the same order in all workers, so that they cannot deadlock.
-            begins = sorted(
-                begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"])
-            )
+        # Insert in the same order in all workers, so that they cannot deadlock.
+        begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
         self._add_conversation.run(connection, [begin.conversation for begin in begins])
         self._name_end_user.run(
             connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]
         )
-        begun = self._without_old_heads(connection, self._add(connection, begins))
+        self._add_turns.run(connection, [begin.turn for begin in begins])
+        begun = self._without_old_heads(connection, self._running_now(connection, begins))
         self._add_items.run(connection, [(place.turn, 0, begin.input) for begin, place in begun.items()])
         for begin, place in begun.items():
             if begin.checkpoint is not None:
                 self._checkpoints.add(connection, place.turn, 0, begin.checkpoint)
         return begun
 
-    def _add(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
-        """Add the turns, and return those that are running under their ids for their workers."""
-        if len(begins) == 1:
-            if added := self._add_turn.run(connection, [begins[0].turn]):
-                return {begins[0]: Begun(*added[0])}
+    def single(self, connection: Connection, begin: Begin) -> Begun | None:
+        """Begin a turn like ``together``; None if it has a conflict."""
+        turn = begin.turn
+        self._add_conversation.run_once(connection, begin.conversation)
+        if turn["end_user"]:
+            self._name_end_user.run_once(connection, _named(turn))
+        if added := self._add_turn.run_once(connection, turn):
+            begun = Begun(*added[0])
+        elif (found := self._running_now(connection, [begin]).get(begin)) is not None:
+            begun = found
         else:
-            self._add_turns.run(connection, [begin.turn for begin in begins])
+            return None
+        if begin.is_at_head and not self._without_old_heads(connection, {begin: begun}):
+            return None
+        self._add_items.add(connection, begun.turn, 0, begin.input)
+        if begin.checkpoint is not None:
+            self._checkpoints.add(connection, begun.turn, 0, begin.checkpoint)
+        return begun
+
+    def _running_now(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
+        """Return the turns that are running under their ids for their workers."""
         ids = [begin.turn["id"] for begin in begins]
         found = {
             (turn_id, worker): Begun(key, conversation)
-            for turn_id, key, conversation, worker in self._begun.run(connection, [{"ids": ids}])
+            for turn_id, key, conversation, worker in self._begun.run_once(connection, {"ids": ids})
         }
         places = [(begin, found.get((begin.turn["id"], begin.turn["worker"]))) for begin in begins]
         return {begin: place for begin, place in places if place is not None}
@@ -184,7 +196,7 @@ class Beginnings:
         if not at_head:
             return begun
         keys = [place.conversation for place in at_head.values()]
-        found = self._heads.run(connection, [{"keys": keys}])
+        found = self._heads.run_once(connection, {"keys": keys})
         heads = {row[0]: row[1] for row in found}
         late = [
             begin for begin, place in at_head.items() if begin.turn["parent"] != heads[place.conversation]
@@ -216,7 +228,7 @@ class Beginnings:
             others = connection.scalars(self._running, of_conversation | {"of_slot": turn["slot"]})
             if any(running != turn["id"] for running in others):
                 raise ConversationBusy
-        begun = self._begin_behind(connection, begin) if begin.parent else self._begin(connection, begin)
+        begun = self._begin_behind(connection, begin) if begin.parent else self.single(connection, begin)
         if begun is not None:
             return begun
         if of_key is not None and connection.scalar(
@@ -225,22 +237,19 @@ class Beginnings:
             raise IdempotencyKeyTaken
         raise ConversationBusy
 
-    def _begin(self, connection: Connection, begin: Begin) -> Begun | None:
-        return self.together(connection, [begin]).get(begin)
-
     def _begin_behind(self, connection: Connection, begin: Begin) -> Begun | None:
         """Add the parent and begin the turn; None on a conflict."""
         assert begin.parent is not None
         assert begin.parent_end is not None
-        for _, key, conversation, worker in self._begun.run(connection, [{"ids": [begin.turn["id"]]}]):
+        for _, key, conversation, worker in self._begun.run_once(connection, {"ids": [begin.turn["id"]]}):
             # The write is a retry.
             return Begun(key, conversation) if worker == begin.turn["worker"] else None
-        parent = self._begin(connection, begin.parent)
+        parent = self.single(connection, begin.parent)
         if parent is None:
             return None
         end = begin.parent_end
         self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
-        return self._begin(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
+        return self.single(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
 
 
 def _named(turn: dict[str, Any]) -> dict[str, Any]:

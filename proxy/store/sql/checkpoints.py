@@ -83,7 +83,7 @@ class CheckpointStatements:
     ) -> None:
         """Add a checkpoint."""
         row = {"turn": turn, "number": number, "state": state, "items": said, "journal": journal}
-        self._add.run(connection, [row])
+        self._add.run_once(connection, row)
 
     def take_over(
         self, connection: Connection, worker: str, now: float, lease_until: float, dead: Sequence[str]
@@ -116,4 +116,4 @@ class CheckpointStatements:
             connection.execute(self._delete, {"of_turn": turn})
 
     def _is_owned(self, connection: Connection, turn: int, fence: int) -> bool:
-        return bool(self._owned.run(connection, [{"turn": turn, "fence": fence}]))
+        return bool(self._owned.run_once(connection, {"turn": turn, "fence": fence}))

@@ -14,13 +14,14 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select,
 from proxy.conversations.repository import Rest
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows, stored_items
-from proxy.store.sql.dialects import IS_RUNNING, encode_json, insert_into, is_given
+from proxy.store.sql.dialects import IS_RUNNING, insert_into, is_given
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.prepared_statement import Insertion
 from proxy.store.sql.stored_completions import FORGOTTEN, storable_pairs
 from proxy.store.sql.tables import (
     approvals,
     conversations,
+    encode_json,
     foreign_items,
     indexable,
     items,

@@ -37,11 +37,6 @@ def is_given(column: ColumnElement[Any]) -> ColumnElement[bool]:
 decode_json = msgspec.json.decode
 
 
-def encode_json(value: object) -> str:
-    """Encode a JSON column."""
-    return msgspec.json.encode(value).decode()
-
-
 def insert_into(dialect: str, table: Table) -> Any:
     """Return an insert with ``on_conflict_…`` methods that does not fetch the key of the new row."""
     # The dialect of PostgreSQL is imported only where it is used.

@@ -141,7 +141,7 @@ class Endings:
         if len(finishes) == 1 and self._end_running(connection, finishes[0]):
             return {finishes[0]: True}
         keys = [str(finish.end.turn) for finish in finishes]
-        found = {row[0]: _Ending(*row) for row in self._ending.run(connection, [{"keys": keys}])}
+        found = {row[0]: _Ending(*row) for row in self._ending.run_once(connection, {"keys": keys})}
         ends: dict[int, Finish] = {}
         results: dict[Finish, bool] = {}
         lost: list[dict[str, int]] = []
@@ -169,8 +169,9 @@ class Endings:
         """End a turn with all that it adds; False if it is not running, or another worker has taken it over."""
         end, keeps = finish.end, _keeps(finish.end)
         if self._single is None:
-            found = self._end[keeps].run(connection, [_end_values(finish)])
-            self._add_results(connection, [(finish, _Ending(*row)) for row in found])
+            found = self._end[keeps].run_once(connection, _end_values(finish))
+            if found:
+                self._add_result(connection, finish, found[0])
             return bool(found)
         row = self._single[keeps].run(
             connection,
@@ -191,8 +192,18 @@ class Endings:
         for keeps, values in alike.items():
             self._ends[keeps].run(connection, values)
 
+    def _add_result(self, connection: Connection, finish: Finish, row: Sequence[Any]) -> None:
+        """Write what is stored of one turn in other tables than that of turns."""
+        key, conversation, _, is_stored, inputs = row
+        if is_stored:
+            self._add_items.add(connection, key, inputs, finish.items)
+        if finish.end.is_history and finish.moves_head:
+            self._move_head.run_once(connection, {"of_conversation": conversation, "turn": key})
+        if _has_calls(finish.end):
+            self._add_calls(connection, [(finish, _Ending(*row))])
+
     def _add_results(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
-        """Write what is stored in other tables than that of turns."""
+        """Do the same for several turns, with a statement for each table."""
         self._add_items.run(
             connection, [(row.key, row.inputs, finish.items) for finish, row in ends if row.is_stored]
         )
@@ -251,8 +262,9 @@ def _keeps(end: TurnEnd) -> tuple[bool, bool]:
 
 
 def _end_values(finish: Finish) -> dict[str, Any]:
-    end = finish.end
-    return rows.end_row(end) | {"turn": end.turn, "of_fence": end.fence, "packed": finish.journal}
+    values, end = rows.end_row(finish.end), finish.end
+    values["turn"], values["of_fence"], values["packed"] = end.turn, end.fence, finish.journal
+    return values
 
 
 def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:

@@ -83,7 +83,7 @@ class Interruption:
         for row in lost:
             if row.progress is not None and row.is_stored:
                 agent, said = stored_items.to_progress(row.progress)
-                placed = ((row.key, row.inputs + place, *item) for place, item in enumerate(said))
+                placed = [(row.key, row.inputs + place, *item) for place, item in enumerate(said)]
                 self._add_items.run(connection, placed)
                 connection.execute(self._add_result, {"turn": row.key, "active": agent})
                 connection.execute(self._move_head, {"of_conversation": row.conversation, "turn": row.key})

@@ -43,12 +43,19 @@ class ItemInsertion:
         self._insert_list = PreparedStatement(of_list)
 
     def run(self, connection: Connection, added: Iterable[Added]) -> None:
-        """Insert the items, if there are any."""
+        """Insert the items of several turns, if there are any."""
         single: list[tuple[Any, ...]] = []
         for turn, first, stored in added:
             if isinstance(stored, MessageList):
-                values = {"of_turn": turn, "first": first, "messages": stored.messages}
-                self._insert_list.run(connection, [values])
+                self.add(connection, turn, first, stored)
             else:
-                single += ((turn, first + place, *row) for place, row in enumerate(stored))
+                single += [(turn, first + place, *row) for place, row in enumerate(stored)]
         self._insert.run(connection, single)
+
+    def add(self, connection: Connection, turn: int, first: int, stored: StoredItems) -> None:
+        """Insert the items of one turn."""
+        if isinstance(stored, MessageList):
+            values = {"of_turn": turn, "first": first, "messages": stored.messages}
+            self._insert_list.run_once(connection, values)
+        else:
+            self._insert.run(connection, [(turn, first + place, *row) for place, row in enumerate(stored)])

@@ -48,29 +48,37 @@ class PreparedStatement:
 
     def run(self, connection: Connection, values: Sequence[Values]) -> Sequence[Sequence[Any]]:
         """Run the statement for each of the values, if there are any; return the rows of the only run of a query."""
-        if not values:
-            return []
+        if len(values) == 1:
+            return self.run_once(connection, values[0])
+        if values:
+            if not self._text:
+                self._compile(connection, values[0])
+            run_text(connection, self._text, list(map(self._row, values)))
+        return []
+
+    def run_once(self, connection: Connection, values: Values) -> Sequence[Sequence[Any]]:
+        """Run the statement, and return its rows."""
         if not self._text:
-            self._compile(connection, values[0])
-        rows = list(map(self._row, values))
-        if connection.dialect.name == "sqlite":
-            return self._converted(run_on_driver(connection, self._text, rows))
-        result = connection.exec_driver_sql(self._text, list(map(tuple, rows)))
-        return self._converted(result.all()) if result.returns_rows else []
+            self._compile(connection, values)
+        row = self._row(values)
+        driver: Any = connection.get_execution_options().get("driver")
+        if driver is not None:
+            # What ``run_text`` does there, without another call.
+            rows = driver.execute(self._text, row).fetchall()
+        else:
+            rows = run_text(connection, self._text, [row])
+        return self._of_columns(rows) if rows and self._results else rows
 
     def _row(self, values: Values) -> Sequence[Any]:
-        row = list(self._in_order({**self._constants, **values} if self._constants else values))
-        for at, convert in self._converters:
-            row[at] = convert(row[at])
+        row = self._in_order({**self._constants, **values} if self._constants else values)
+        if self._converters:
+            row = _converted(row, self._converters)
         # All texts together, instead of a call for each of them.
         if self._words and not are_plain(self._words_of(row)):
-            for at, convert in self._words:
-                row[at] = convert(row[at])
+            row = _converted(row, self._words)
         return row
 
-    def _converted(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
-        if not (rows and self._results):
-            return rows
+    def _of_columns(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
         # By column: a long conversation has hundreds of rows, and few of their columns are converted.
         columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
         for at, convert in self._results:
@@ -108,6 +116,13 @@ class PreparedStatement:
         self._statement = None
 
 
+def _converted(row: Sequence[Any], converters: Iterable[tuple[int, _Processor]]) -> Sequence[Any]:
+    converted = list(row)
+    for at, convert in converters:
+        converted[at] = convert(converted[at])
+    return converted
+
+
 def _values_of(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
     """Return a function that returns the values of these keys."""
     # Of one key, itemgetter returns the value itself.
@@ -125,25 +140,27 @@ class Insertion:
         self._columns = [column.name for column in table.columns]
         self._text: str | None = None
 
-    def run(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows, if there are any."""
+        if not rows:
+            return
         if self._text is None:
             compiled = self._statement.compile(dialect=connection.dialect, column_keys=self._columns)
             self._text = str(compiled)
-        if not (given := list(rows)):
-            return
-        if connection.dialect.name == "sqlite":
-            run_on_driver(connection, self._text, given)
-        else:
-            connection.exec_driver_sql(self._text, given)
+        run_text(connection, self._text, rows)
 
 
-def run_on_driver(
-    connection: Connection, text: str, rows: Sequence[Sequence[Any]]
-) -> Sequence[Sequence[Any]]:
-    """Run a statement of SQLite in the transaction of the connection; errors are those of ``sqlite3``."""
+def run_text(connection: Connection, text: str, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Run a compiled statement for each of the rows of parameters; return the rows of the only run of a query.
+
+    On SQLite it runs on the driver, in the transaction of the connection: errors are those of ``sqlite3``.
+    """
+    # Set by the threads of SQLite: to ask the connection for it takes three calls.
     driver: Any = connection.get_execution_options().get("driver")
     if driver is None:
+        if connection.dialect.name != "sqlite":
+            result = connection.exec_driver_sql(text, list(map(tuple, rows)))
+            return result.all() if result.returns_rows else []
         driver = connection.connection.driver_connection
     if len(rows) == 1:
         found: Sequence[Sequence[Any]] = driver.execute(text, rows[0]).fetchall()

@@ -78,5 +78,5 @@ class SingleEnd:
         columns = zip(*said, strict=True) if said else ((),) * len(_ITEM_COLUMNS)
         values = {**end, "moves_head": moves_head, **{f"new_{name}": changes[name] for name in changes}}
         values.update(zip(_ITEM_COLUMNS, map(list, columns), strict=True))
-        found = self._statement.run(connection, [values])
+        found = self._statement.run_once(connection, values)
         return found[0] if found else None

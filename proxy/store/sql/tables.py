@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -113,6 +114,11 @@ class Digest(TypeDecorator[bytes]):
         return lambda value: value if value is None else bytes.fromhex(value)
 
 
+def encode_json(value: object) -> str:
+    """Encode a JSON column."""
+    return msgspec.json.encode(value).decode()
+
+
 class Json(TypeDecorator[Any]):
     """JSON: ``JSONB`` in PostgreSQL, whose dialect is imported only where it is used."""
 
@@ -126,6 +132,10 @@ class Json(TypeDecorator[Any]):
         from sqlalchemy.dialects.postgresql import JSONB
 
         return dialect.type_descriptor(JSONB())
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that every value goes through: on SQLite without a function of SQLAlchemy around it."""
+        return encode_json if dialect.name == "sqlite" else super().bind_processor(dialect)
 
 
 # SQLite numbers rows by itself only in a column whose type is INTEGER.

@@ -80,13 +80,13 @@ class TurnQueries:
 
     def conversation(self, connection: Connection, caller: str, conversation_id: str) -> Conversation | None:
         """Return the conversation, or None."""
-        found = self._conversation.run(connection, [{"caller": caller, "id": conversation_id}])
+        found = self._conversation.run_once(connection, {"caller": caller, "id": conversation_id})
         return Conversation(*found[0]) if found else None
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
-        turn_rows = self._chain.run(connection, [{"turn": turn}])
-        item_rows = self._chain_items.run(connection, [{"turns": [row[0] for row in turn_rows]}])
+        turn_rows = self._chain.run_once(connection, {"turn": turn})
+        item_rows = self._chain_items.run_once(connection, {"turns": [row[0] for row in turn_rows]})
         said: dict[int, list[Item]] = {row[0]: [] for row in turn_rows}
         for row, item in zip(item_rows, stored_items.to_items(item_rows), strict=True):
             said[row[3]].append(item)
@@ -94,12 +94,12 @@ class TurnQueries:
 
     def branch(self, connection: Connection, turn: int) -> Branch | None:
         """Return the branch that ends with the turn, or None."""
-        found = self._branch.run(connection, [{"turn": turn}])
+        found = self._branch.run_once(connection, {"turn": turn})
         if not found:
             return None
         *last, keys, is_stored, known, fingerprint = found[0]
         wanted = {"turns": keys, "last": turn, "known": known or 0}
-        ((messages, agents, visible, own, unknown),) = self._branch_items.run(connection, [wanted])
+        ((messages, agents, visible, own, unknown),) = self._branch_items.run_once(connection, wanted)
         said = stored_items.items_of_columns(messages, agents, visible) if messages else []
         return Branch(
             last=rows.to_chain_turn(last[0], said[len(said) - own :], *last[1:]),
@@ -111,7 +111,7 @@ class TurnQueries:
 
     def last_items(self, connection: Connection, turn: int, limit: int) -> Sequence[Item]:
         """Return the last items of a turn, oldest first."""
-        found = self._last_items.run(connection, [{"turn": turn, "at_most": limit}])
+        found = self._last_items.run_once(connection, {"turn": turn, "at_most": limit})
         return stored_items.to_items(found)[::-1]
 
     def compactions(self, connection: Connection, conversation: int) -> list[Item]:
@@ -127,7 +127,7 @@ class TurnQueries:
         """Return the newest place for every fingerprint that is known."""
         wanted = [fingerprint.hex() for fingerprint in dict.fromkeys(fingerprints)]
         statement = self._places[conversation is not None]
-        found = statement.run(connection, [{"wanted": wanted} | _within(conversation)])
+        found = statement.run_once(connection, {"wanted": wanted} | _within(conversation))
         return [TurnMatch(*row) for row in found]
 
     def last_answer(
@@ -135,7 +135,7 @@ class TurnQueries:
     ) -> TurnMatch | None:
         """Return the newest turn with this last answer, or None."""
         statement = self._last_answer[conversation is not None]
-        found = statement.run(connection, [{"digest": digest} | _within(conversation)])
+        found = statement.run_once(connection, {"digest": digest} | _within(conversation))
         return TurnMatch(*found[0]) if found else None
 
     def places_and_branch(
@@ -166,8 +166,8 @@ class TurnQueries:
     ) -> list[tuple[str, int]]:
         """Return (call id, turn) for the ids that are known, the newest first."""
         wanted = {indexable(call_id): call_id for call_id in call_ids}
-        found = self._pending[conversation is not None].run(
-            connection, [{"caller": caller, "wanted": list(wanted)} | _within(conversation)]
+        found = self._pending[conversation is not None].run_once(
+            connection, {"caller": caller, "wanted": list(wanted)} | _within(conversation)
         )
         pairs = [(wanted[call_id], turn) for call_id, waiting in found for turn in waiting or ()]
         return sorted(pairs, key=lambda pair: -pair[1])
@@ -190,7 +190,7 @@ class TurnQueries:
         """Return the newest turns that have these input fingerprints, newest first."""
         wanted = [fingerprint.hex() for fingerprint in fingerprints]
         statement = self._by_input[conversation is not None]
-        found = statement.run(connection, [{"wanted": wanted} | _within(conversation)])
+        found = statement.run_once(connection, {"wanted": wanted} | _within(conversation))
         return [InputMatch(*row) for row in found]
 
     def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
@@ -201,7 +201,7 @@ class TurnQueries:
 
     def running_workers(self, connection: Connection) -> list[str]:
         """Return the workers that running turns name."""
-        return [worker for (worker,) in self._workers.run(connection, [{}])]
+        return [worker for (worker,) in self._workers.run_once(connection, {})]
 
     def ask(self, connection: Connection) -> None:
         """Execute a trivial query to check that the database answers."""
