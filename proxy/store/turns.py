@@ -96,7 +96,8 @@ class SqlHistory:
         A cancelled call is completed. A turn whose end is rejected does not stay running.
         """
         if len(end.journal) < _LARGE_BYTES:
-            return await self._finish(end, rows.pack(end.journal))
+            is_finished: bool = await self._writer.write(_finish_of(end, rows.pack(end.journal)))
+            return is_finished
         task = asyncio.create_task(self._finish_large(end), name="large end of a turn")
         self._large_ends.add(task)
         task.add_done_callback(self._large_ends.discard)
@@ -251,12 +252,12 @@ class SqlHistory:
         await self._database.close()
 
     async def _finish_large(self, end: TurnEnd) -> bool:
-        return await self._finish(end, await asyncio.to_thread(rows.pack, end.journal))
+        finish = _finish_of(end, await asyncio.to_thread(rows.pack, end.journal))
+        return cast(bool, await self._writer.write(finish))
 
-    async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
-        finish = Finish(end, stored_items.item_rows(end.items, is_input=False), journal)
-        is_finished: bool = await self._writer.write(finish)
-        return is_finished
+
+def _finish_of(end: TurnEnd, journal: bytes | None) -> Finish:
+    return Finish(end, stored_items.item_rows(end.items, is_input=False), journal)
 
 
 def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:

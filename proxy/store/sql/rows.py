@@ -44,8 +44,9 @@ def conversation_row(turn: NewTurn) -> dict[str, Any]:
 def turn_row(turn: NewTurn) -> dict[str, Any]:
     """Return the running turn; ``of_caller`` and ``of_conversation`` lead to its conversation."""
     return {
-        "of_caller": indexable(turn.caller),
-        "of_conversation": indexable(turn.conversation_id),
+        "of_caller": turn.caller,
+        "of_conversation": turn.conversation_id,
+        # Compared with what is stored.
         "id": indexable(turn.id),
         "parent": turn.parent,
         "caller": turn.caller,

@@ -64,9 +64,12 @@ def indexable(name: str) -> str:
 
 
 def are_plain(words: Iterable[str | None]) -> bool:
-    """Whether neither ``storable`` nor ``indexable`` changes any of these texts; False if all together are long."""
-    joined = "".join(filter(None, words))
-    return len(joined) <= MAX_NAME and joined.isascii() and "\0" not in joined
+    """Whether neither ``storable`` nor ``indexable`` changes any of these texts; False if one of them is long."""
+    given = list(filter(None, words))
+    joined = "".join(given)
+    if not joined.isascii() or "\0" in joined:
+        return False
+    return len(joined) <= MAX_NAME or max(map(len, given)) <= MAX_NAME
 
 
 def _storable(words: str | None) -> str | None:
