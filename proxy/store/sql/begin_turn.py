@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
@@ -85,7 +96,9 @@ class Beginnings:
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
         self._add_conversation = PreparedStatement(
-            insert_into(dialect, conversations).on_conflict_do_nothing()
+            insert_into(dialect, conversations)
+            .values(metadata=literal_column("'{}'", JSON))
+            .on_conflict_do_nothing()
         )
         self._name_end_user = PreparedStatement(
             update(conversations)
@@ -139,10 +152,13 @@ class Beginnings:
         )
 
     def together(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
-        """Begin several turns, those that have no conflict.
+        """Begin the turns that have no conflict.
 
         A turn that is already running under this id for this worker counts as begun: the write is a retry.
         """
+        if len(begins) == 1:
+            place = self.single(connection, begins[0])
+            return {} if place is None else {begins[0]: place}
         # Insert in the same order in all workers, so that they cannot deadlock.
         begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
         self._add_conversation.run(connection, [begin.conversation for begin in begins])

@@ -30,13 +30,12 @@ _decode_names = msgspec.json.Decoder(list[str]).decode
 
 
 def conversation_row(turn: NewTurn) -> dict[str, Any]:
-    """Return the conversation of a turn as it is when the turn is its first."""
+    """Return the conversation of a turn as it is when the turn is its first; it has no metadata."""
     return {
         "caller": turn.caller,
         "id": turn.conversation_id,
         "end_user": turn.end_user,
         "team": turn.team,
-        "metadata": {},
         "created_at": turn.created_at,
     }
 
