@@ -139,7 +139,9 @@ def _application(
     state = ApplicationState()
     app = Application(
         state,
-        around=_middleware(parts, state),
+        around=[*_outer(parts), PathNormalizationMiddleware, partial(RateLimitMiddleware, state=state)],
+        # The paths of direct endpoints need no change, and each of their requests starts a turn.
+        around_direct=[*_outer(parts), partial(RateLimitMiddleware, state=state, counts_all=True)],
         title="handoff-proxy",
         version=VERSION,
         lifespan=lifespan,
@@ -173,8 +175,8 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
     return loaded
 
 
-def _middleware(parts: Parts, state: ApplicationState) -> Sequence[Callable[[ASGIApp], ASGIApp]]:
-    """Return the middleware around the application, outermost first."""
+def _outer(parts: Parts) -> Sequence[Callable[[ASGIApp], ASGIApp]]:
+    """Return the middleware around everything, outermost first."""
     metrics = parts.metrics
     return [
         partial(
@@ -183,8 +185,6 @@ def _middleware(parts: Parts, state: ApplicationState) -> Sequence[Callable[[ASG
             is_traced=parts.settings.tracing,
         ),
         partial(CorsMiddleware, policy=parts.origin_policy),
-        PathNormalizationMiddleware,
-        partial(RateLimitMiddleware, state=state),
     ]
 
 

@@ -179,7 +179,12 @@ class Keys:
     def is_prepared(self, authorization: str | None) -> bool:
         """Whether ``prepare`` has nothing to load."""
         now = self._monotonic()
-        return now < self._check_store_at and self._key_to_load(authorization, now) is None
+        return now < self._check_store_at and (
+            # Most servers have no stored keys.
+            authorization is None
+            or _STORED_PREFIX not in authorization
+            or self._key_to_load(authorization, now) is None
+        )
 
     async def prepare(self, authorization: str | None) -> None:
         """Load the record of the key, unless it is cached.
@@ -211,7 +216,7 @@ class Keys:
 
     def _key_to_load(self, authorization: str | None, now: float) -> str | None:
         """Return the id of a stored key whose record has to be loaded."""
-        if self._store is None or authorization is None or _STORED_PREFIX not in authorization:
+        if self._store is None or authorization is None:
             return None
         found = _STORED_KEY.fullmatch(_bearer(authorization))
         if found is None:

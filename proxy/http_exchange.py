@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -35,8 +34,10 @@ logger = logging.getLogger("uvicorn.error")
 MAX_DISCARDED_BYTES = 64 * 1024
 """After an early response, the rest of a body of at most this size is read and discarded, and the connection stays
 usable. Clients would have to reconnect otherwise."""
-_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
-"""Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
+_OF_NAMES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+"""The bytes of a header's name in lower case (RFC 9110, 5.6.2)."""
+_OF_VALUES = bytes(byte for byte in range(256) if byte == ord("\t") or (byte >= ord(" ") and byte != 0x7F))
+"""The bytes of its value (RFC 9110, 5.5)."""
 _line_of = b": ".join
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
@@ -58,13 +59,15 @@ class ExchangeConnection(Protocol):
         ...
 
 
-class HttpExchange:
-    """One request and its response. It refers to its connection until it is over."""
+class HttpExchange(Disconnect):
+    """One request and its response, and whether its client has disconnected: one object less for each request.
+
+    It refers to its connection until it is over.
+    """
 
     __slots__ = (
         "_body",
         "_connection",
-        "_default_headers",
         "_flow",
         "_has_news",
         "_held_head",
@@ -78,7 +81,6 @@ class HttpExchange:
         "_received_bytes",
         "_transport",
         "announced_bytes",
-        "disconnect",
         "is_over",
         "keep_alive",
         "more_body",
@@ -102,11 +104,11 @@ class HttpExchange:
         ``announced_bytes`` is the length of the request's body, None if it is not known; ``body`` is the complete body,
         None if it is added later.
         """
+        self.has_happened = False
+        self.listener = None
         self._connection: ExchangeConnection | None = connection
         self._transport = connection.transport
         self._flow = connection.flow
-        # The server replaces the list each second. These headers precede those of the response.
-        self._default_headers = connection.server_state.default_headers
         self._is_head = scope["method"] == "HEAD"
         self._is_http_1_0 = scope["http_version"] == "1.0"
         self.announced_bytes = announced_bytes
@@ -114,7 +116,6 @@ class HttpExchange:
         self.waiting_for_100_continue = expects_continue
         self.is_over = False
         """Whether the client has left, or the response is complete."""
-        self.disconnect = Disconnect()
         self._news: ConnectionEvent | None = None
         """Wakes a call of ``receive``."""
         self._has_news = body is not None
@@ -131,7 +132,7 @@ class HttpExchange:
         self._held_head = b""
         """The head of a response whose body follows."""
         scope["extensions"] = {
-            DISCONNECT: self.disconnect,
+            DISCONNECT: self,
             BODY_WRITER: self,
             REQUEST_BODY: self,
             START_WITH_BODY: True,
@@ -163,7 +164,7 @@ class HttpExchange:
         self.is_over = True
         self._connection = None
         self._wake()
-        self.disconnect.happen()
+        self.happen()
 
     def stop_waiting_for_body(self) -> None:
         """Let ``receive`` fail if the body is not complete: the server stops, and the application has not begun."""
@@ -271,10 +272,9 @@ class HttpExchange:
         Raises:
             RuntimeError: The message is not allowed now, or not valid.
         """
-        disconnect = self.disconnect
-        if self._flow.write_paused and not disconnect.has_happened:
+        if self._flow.write_paused and not self.has_happened:
             await self._flow.drain()
-        if disconnect.has_happened:
+        if self.has_happened:
             return
         kind = message["type"]
         if kind == "http.response.start" and not self.response_started:
@@ -288,11 +288,14 @@ class HttpExchange:
 
     def _write_head(self, message: Message) -> None:
         status: int = message["status"]
-        headers = [*self._default_headers, *message.get("headers", ())]
-        lines = header_lines(headers)
+        connection = self._connection
+        # The server replaces the list each second.
+        defaults = connection.server_state.default_headers if connection is not None else ()
+        headers = [*defaults, *message.get("headers", ())]
+        by_name = dict(headers)
+        lines = header_lines(headers, by_name)
         if self.more_body and self._may_not_read_body():
             self.keep_alive = False
-        by_name = dict(headers)
         announced = by_name.get(b"content-length")
         length = None if announced is None else int(announced)
         coding = by_name.get(b"transfer-encoding")
@@ -403,13 +406,18 @@ def _says_close(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
-def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the lines of the headers of a response, whose names are in lower case.
+def header_lines(headers: Sequence[tuple[bytes, bytes]], by_name: Mapping[bytes, bytes]) -> bytes:
+    """Return the lines of the headers of a response, whose names are in lower case; ``by_name`` are the same headers.
 
     Raises:
         RuntimeError: A name or a value is not valid.
     """
     lines = b"\r\n".join([*map(_line_of, headers), b""])
-    if lines.count(b"\r\n") != len(headers) or _LINES.fullmatch(lines) is None:
+    if (
+        # What is left are the ends of the lines.
+        lines.translate(None, _OF_VALUES) != b"\r\n" * len(headers)
+        or b"".join(by_name).translate(None, _OF_NAMES)
+        or b"" in by_name
+    ):
         raise RuntimeError("Invalid HTTP header.")
     return lines

@@ -58,7 +58,16 @@ class LimitedHttp(LingeringHttp):
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for one."""
-        if not self.start_next():
+        self.server_state.total_requests += 1
+        if self.is_lingering:
+            self.pipeline = ()
+            return
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self.start(*self.pipeline.pop())
             return
         if self._problem is not None:
             self._send_problem(self._problem)

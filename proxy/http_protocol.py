@@ -109,13 +109,16 @@ class BoundedHttp(LimitedHttp):
         if left < 0:
             return False
         scope = known.scope_of(digits, self.app_state)
-        self._body_left = left
-        self._is_between_requests = not left
-        whole = None if left else body
-        exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True, body=whole)
-        if left and body:
-            exchange.add_body(body)
-        self._begin(exchange, scope)
+        if left:
+            self._body_left, self._is_between_requests = left, False
+            exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True)
+            if body:
+                exchange.add_body(body)
+        else:
+            exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True, body=body)
+        self._newest = exchange
+        self.cycle = exchange  # type: ignore[assignment]
+        self.start(exchange, scope)
         return True
 
     def _add_rest(self, data: bytes) -> bytes:

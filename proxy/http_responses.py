@@ -118,21 +118,6 @@ class LingeringHttp(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def start_next(self) -> bool:
-        """Start the next pipelined request; return whether there is none and the connection stays open."""
-        self.server_state.total_requests += 1
-        if self.is_lingering:
-            self.pipeline = ()
-            return False
-        if self.transport.is_closing():
-            return False
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            self.start(*self.pipeline.pop())
-            return False
-        return True
-
     def close_after(self, exchange: HttpExchange) -> None:
         """Implement ``ExchangeConnection``: close slowly if the client may still send."""
         if exchange.more_body or self.pipeline:

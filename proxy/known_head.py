@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from proxy.http_head import RawHeaders
@@ -13,7 +14,8 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNOR
 _MAX_DIGITS = 16
 _MAX_BYTES = 4096
 """Larger heads are not held in memory, where they take three times their size."""
-_OF_ONE_REQUEST = frozenset(("headers", "state", "extensions"))
+_OF_ONE_REQUEST = ("headers", "state", "extensions")
+_name_of = itemgetter(0)
 _NOT_REPEATED = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
 
 
@@ -24,25 +26,33 @@ class KnownHead:
     meaning is the same, and the parser is not needed to know where the body ends.
     """
 
-    __slots__ = ("_decoded", "_end", "_headers", "_length_at", "_scope", "_start")
+    __slots__ = ("_decoded", "_end", "_headers", "_last_at", "_length_at", "_scope", "_start", "_start_bytes")
 
-    def __init__(self, start: bytes, end: bytes, scope: Mapping[str, Any]) -> None:
-        """``start`` and ``end`` are what precedes and follows the digits of ``Content-Length``."""
+    def __init__(self, start: bytes, end: bytes, scope: Mapping[str, Any], length_at: int) -> None:
+        """``start`` and ``end`` are what precedes and follows the digits of ``Content-Length``.
+
+        ``length_at`` is the index of that header.
+        """
         self._start = start
+        self._start_bytes = len(start)
+        self._last_at = len(start) + _MAX_DIGITS
         self._end = end
-        self._scope = {name: value for name, value in scope.items() if name not in _OF_ONE_REQUEST}
+        self._scope = dict(scope)
+        for name in _OF_ONE_REQUEST:
+            self._scope.pop(name, None)
         # A copy: the application can change the list of its request.
         self._headers: RawHeaders = [*scope["headers"]]
-        self._length_at = [name for name, _ in self._headers].index(b"content-length")
+        self._length_at = length_at
         self._decoded: RequestHeaders | None = None
+        """Without ``Content-Length``; None until a request needs them."""
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the digits of ``Content-Length`` and what follows the head; None if the data have another head."""
-        start, end = self._start, self._end
-        if not data.startswith(start):
+        if not data.startswith(self._start):
             return None
-        at = data.find(b"\r", len(start), len(start) + _MAX_DIGITS)
-        digits = data[len(start) : at]
+        begin, end = self._start_bytes, self._end
+        at = data.find(b"\r", begin, self._last_at)
+        digits = data[begin:at]
         if not digits.isdigit() or not data.startswith(end, at):
             return None
         return digits, data[at + len(end) :]
@@ -51,9 +61,13 @@ class KnownHead:
         """Return the ASGI scope of a request with this ``Content-Length`` and ``state``, to which headers are added."""
         if self._decoded is None:
             self._decoded = decoded_headers([one for one in self._headers if one[0] != b"content-length"])
+            self._decoded.are_shared = True
         headers = self._headers.copy()
         headers[self._length_at] = (b"content-length", digits)
-        return {**self._scope, "headers": headers, "state": {**state, "headers": self._decoded}}
+        scope = self._scope.copy()
+        scope["headers"] = headers
+        scope["state"] = {**state, "headers": self._decoded}
+        return scope
 
 
 def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:
@@ -62,7 +76,8 @@ def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:
     None if other requests cannot repeat it: the body has no ``Content-Length``, the head needs more than an answer, or
     is large.
     """
-    names = [name for name, _ in scope["headers"]]
+    # Connections whose heads differ need one for each request.
+    names = [*map(_name_of, scope["headers"])]
     if names.count(b"content-length") != 1 or not _NOT_REPEATED.isdisjoint(names):
         return None
     head = data[: data.find(b"\r\n\r\n", 0, _MAX_BYTES) + 4]
@@ -70,4 +85,7 @@ def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:
     if not head.count(b"\n") == head.count(b"\r\n") == len(names) + 2:
         return None
     found = _CONTENT_LENGTH.search(head)
-    return None if found is None else KnownHead(head[: found.start(1)], head[found.end(1) :], scope)
+    if found is None:
+        return None
+    begin, end = found.span(1)
+    return KnownHead(head[:begin], head[end:], scope, names.index(b"content-length"))

@@ -44,6 +44,8 @@ _COLOURS: Mapping[str, str] = {
 }
 _CONSTRUCTED = len(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
 _STANDARD = frozenset((*RESERVED_ATTRS, "color_message"))
+_ADDED = _STANDARD - {"message"}
+"""What formatters and uvicorn add to a record, and lines do not have."""
 
 
 class TerminalFormatter(logging.Formatter):
@@ -81,17 +83,16 @@ class JsonLineFormatter(JsonFormatter):
         """Return one JSON object."""
         if record.exc_info or record.exc_text or record.stack_info:
             return super().format(record)
-        # Fields of ``extra`` follow those of the constructor.
-        fields = dict(islice(record.__dict__.items(), _CONSTRUCTED, None))
-        if not _STANDARD.isdisjoint(fields):
-            fields = {name: value for name, value in fields.items() if name not in _STANDARD}
-        line = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage() if record.args else str(record.msg),
-            **fields,
         }
+        # Fields of ``extra`` follow those of the constructor.
+        line.update(islice(record.__dict__.items(), _CONSTRUCTED, None))
+        if not _ADDED.isdisjoint(line):
+            line = {name: value for name, value in line.items() if name not in _ADDED}
         try:
             return msgspec.json.encode(line).decode()
         except (TypeError, ValueError, RecursionError):

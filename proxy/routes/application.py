@@ -24,8 +24,8 @@ from proxy.wire.errors import invalid_url
 class Application(FastAPI):
     """FastAPI, with endpoints that are called without its layers.
 
-    ``around`` are the middleware for all requests and WebSockets, outermost first. ``add_middleware`` applies to routes
-    of the framework only.
+    ``around`` are the middleware for all requests and WebSockets, outermost first; ``around_direct`` those for requests
+    whose path is that of a direct endpoint as it is. ``add_middleware`` applies to routes of the framework only.
     """
 
     def __init__(
@@ -33,14 +33,16 @@ class Application(FastAPI):
         state: ApplicationState | None = None,
         *,
         around: Sequence[Callable[[ASGIApp], ASGIApp]] = (),
+        around_direct: Sequence[Callable[[ASGIApp], ASGIApp]] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.state = ApplicationState() if state is None else state
         self._direct_endpoints: dict[tuple[str, str], ASGIApp] = {}
-        self._outermost: ASGIApp = self._find
-        for layer in reversed(around):
-            self._outermost = layer(self._outermost)
+        self._served_directly: dict[tuple[str, str], ASGIApp] = {}
+        """The direct endpoints with their middleware."""
+        self._around_direct = around_direct
+        self._outermost = _within(around, self._find)
 
     def add_direct_endpoint(self, method: str, path: str, endpoint: PlainEndpoint) -> None:
         """Dispatch requests for a path directly to an endpoint that also has a route.
@@ -48,6 +50,7 @@ class Application(FastAPI):
         The route serves requests that do not match exactly: below a ``root_path``, or with another method.
         """
         self._direct_endpoints[method, path] = endpoint
+        self._served_directly[method, path] = _within(self._around_direct, endpoint)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, which is generated once."""
@@ -58,7 +61,12 @@ class Application(FastAPI):
     # Plain functions: a coroutine would add a frame to every wake-up of a request.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Serve one connection, or the lifespan, which no middleware gets."""
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            served = self._served_directly.get((scope["method"], scope["path"]))
+            if served is not None:
+                scope["app"] = self
+                return served(scope, receive, send)
+        elif scope["type"] == "lifespan":
             return super().__call__(scope, receive, send)
         return self._outermost(scope, receive, send)
 
@@ -75,6 +83,13 @@ class Application(FastAPI):
 
     def _has_websocket(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is Match.FULL for route in self.routes)
+
+
+def _within(around: Sequence[Callable[[ASGIApp], ASGIApp]], app: ASGIApp) -> ASGIApp:
+    """Return the application with the middleware around it, outermost first."""
+    for layer in reversed(around):
+        app = layer(app)
+    return app
 
 
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

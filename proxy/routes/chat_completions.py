@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from functools import partial
 
+from msgspec.structs import replace
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
@@ -15,9 +16,19 @@ from proxy.auth import Access
 from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
+from proxy.routes.request_body import (
+    arrived_body,
+    decode_body,
+    first_of,
+    forget_headers,
+    is_short,
+    read_body,
+)
 from proxy.routes.request_headers import (
+    IDEMPOTENCY_KEY,
+    HeaderOptions,
     body_digest,
+    comparable_body,
     header_options,
     wants_event_ids,
     with_pseudonyms,
@@ -25,11 +36,10 @@ from proxy.routes.request_headers import (
 from proxy.routes.streaming import SSE, SSE_WITH_IDS
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
-from proxy.settings import Settings
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import AnswerOptions, CompletionBuilder, decode_options
-from proxy.wire.chat.parse import ChatRequest, decode_chat, decode_chat_without_schemas
+from proxy.wire.chat.parse import ChatRequest, decode_chat_without_schemas
 from proxy.wire.chat.stored_completions import with_request_messages
 from proxy.wire.chat.stream import ChunkEncoder
 from proxy.wire.events.takeover import ResumedEncoder
@@ -43,14 +53,21 @@ class ChatCompletions:
         connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
-        body = await read_body(scope, receive, settings, headers)
+        body = arrived_body(scope, settings, headers)
+        if body is None:
+            body = await read_body(scope, receive, settings, headers)
         if services.passing is not None and await services.passing.serve(
             body, connection, access.caller, access.terms
         ):
             return None
-        request = await decode_chat_body(body, settings)
-        turn_request, options = await chat_turn_request(services, access, headers, body, request)
-        scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
+        request = services.decode_chat(body) if is_short(body) else await decode_long_chat(services, body)
+        if IDEMPOTENCY_KEY in headers:
+            body = await comparable_body(body, headers)
+        turn_request, options = chat_turn_request(services, access, headers, body, request)
+        if request.parameters.response_format is not None:
+            turn_request = await with_response_format(turn_request)
+        facts = scope["state"]["facts"]
+        facts["model"], facts["stream"] = request.model[:100], request.stream
         has_ids = wants_event_ids(headers, scope["query_string"])
         forget_headers(scope)
         ignored = request.ignored
@@ -93,25 +110,27 @@ class ResumedStream:
         await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)
 
 
-def decode_chat_body(body: bytes, settings: Settings) -> Awaitable[ChatRequest]:
-    """Return the decoded body, within the limits of the settings."""
-    limit = settings.max_messages
-    return decode_body(
-        partial(decode_chat, max_messages=limit, strict=settings.strict_parameters),
-        partial(decode_chat_without_schemas, max_messages=limit),
-        body,
-    )
+async def decode_long_chat(services: Services, body: bytes) -> ChatRequest:
+    """Return the decoded body of a chat completion, in a thread if that may take long."""
+    quickly = partial(decode_chat_without_schemas, max_messages=services.settings.max_messages)
+    return await decode_body(services.decode_chat, quickly, body)
 
 
-async def chat_turn_request(
+def chat_turn_request(
     services: Services, access: Access, headers: dict[str, str], body: bytes, request: ChatRequest
 ) -> tuple[TurnRequest, AnswerOptions]:
-    """Combine body and headers of a request; return it with the options for encoding its response."""
-    access.terms.check_model(request.model)
-    caller, settings = access.caller, services.settings
+    """Combine body and headers of a request; return it with the options for encoding its response.
+
+    ``body`` is the comparable one. The response format is not compiled, see ``with_response_format``.
+    """
+    terms, settings = access.terms, services.settings
+    if terms.models is not None:
+        terms.check_model(request.model)
     facts = services.catalog.find(request.model)
     given = header_options(headers, settings)
-    named, source = given.named_conversation(request.metadata)
+    named, source = given.conversation_id, given.id_source
+    if request.metadata:
+        named, source = given.named_conversation(request.metadata)
     end_user = request.safety_identifier or request.user or given.end_user
     options = AnswerOptions(
         id="",
@@ -120,48 +139,73 @@ async def chat_turn_request(
         include_usage=request.include_usage,
         uses_functions=request.uses_functions,
         logprobs=bool(request.parameters.logprobs),
-        service_tier="default" if request.service_tier else None,
+        service_tier="default" if request.parameters.service_tier else None,
         system_fingerprint=facts.fingerprint if facts is not None else None,
-        events=given.events or services.events_of(facts, access.terms),
+        events=given.events or services.events_of(facts, terms),
         hides_details=not settings.handoff_details,
         has_status=given.has_status,
     )
-    response_format = None
-    if request.parameters.response_format is not None:
-        response_format = await compile_response_format(request.parameters.response_format)
     turn_request = TurnRequest(
-        caller=caller,
+        caller=access.caller,
         model=request.model,
         messages=request.messages,
         provider_states=request.provider_states,
         end_user=end_user,
         conversation_id=named,
         id_source=source,
+        is_streamed=request.stream,
+        is_strict=settings.strict_parameters,
+        options=with_request_messages(options, request.messages) if request.store else options,
+        body_digest=body_digest(body, named or "", end_user, given.parent or ""),
+        is_repeatable=given.is_repeatable,
+        parent_source="parent-id",
+    )
+    # Most requests have neither. A call with more than 15 arguments would take longer than these three.
+    if request.has_options:
+        turn_request = _with_options(turn_request, request)
+    if not given.are_usual:
+        turn_request = _with_rules(turn_request, given)
+    return turn_request, options
+
+
+def _with_options(turn_request: TurnRequest, request: ChatRequest) -> TurnRequest:
+    """Return the request with the options of its body."""
+    return replace(
+        turn_request,
         parameters=with_pseudonyms(
             request.parameters,
-            caller,
+            turn_request.caller,
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.prompt_cache_key,
         ),
-        response_format=response_format,
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        is_streamed=request.stream,
-        is_strict=settings.strict_parameters,
         uses_functions=request.uses_functions,
         is_stored=request.store is not False,
         is_listed=request.store is True,
         metadata=request.metadata,
-        options=with_request_messages(options, request.messages) if request.store else options,
-        body_digest=await body_digest(body, given.idempotency_key, named or "", end_user, given.parent or ""),
+    )
+
+
+def _with_rules(turn_request: TurnRequest, given: HeaderOptions) -> TurnRequest:
+    """Return the request with what its headers say about keys, repetitions, running turns and its place."""
+    return replace(
+        turn_request,
         idempotency_key=given.idempotency_key,
         is_retry=given.is_retry,
-        is_repeatable=given.is_repeatable,
         is_side=given.is_side,
         on_disconnect=given.on_disconnect,
         busy=given.busy,
         parent=given.parent,
-        parent_source="parent-id",
     )
-    return turn_request, options
+
+
+async def with_response_format(turn_request: TurnRequest) -> TurnRequest:
+    """Return the request with its compiled response format.
+
+    Raises:
+        InvalidResponseSchema: The schema is invalid, or its patterns are too large or too many.
+    """
+    compiled = await compile_response_format(turn_request.parameters.response_format)
+    return replace(turn_request, response_format=compiled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
@@ -32,6 +32,7 @@ from proxy.turns.records import Conversation
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.wire.agents import NewAgent, NewTeam
+from proxy.wire.chat.parse import ChatRequest, decode_chat
 from proxy.wire.chat.response_models import encode
 
 
@@ -205,6 +206,12 @@ class Services(Struct, frozen=True, dict=True):
         """The time limits of streams."""
         return StreamTimeouts(self.settings.keep_alive_interval, self.settings.stalled_client_timeout)
 
+    @cached_property
+    def decode_chat(self) -> Callable[[bytes], ChatRequest]:
+        """Decodes the body of a chat completion within the limits of the settings."""
+        settings = self.settings
+        return partial(decode_chat, max_messages=settings.max_messages, strict=settings.strict_parameters)
+
     def check_model(self, caller: str, model: str) -> None:
         """Check that the caller's key allows the model.
 
@@ -258,7 +265,12 @@ def request_context(scope: Scope) -> tuple[Services, dict[str, str], Access]:
         Unauthorized: The request has no valid key.
     """
     services: Services = scope["app"].state.services
-    return services, headers_of(scope), access_of(scope, services)
+    state = scope["state"]
+    try:
+        # Middleware has needed both, except for requests that start no turn.
+        return services, state["headers"], state["access"]
+    except KeyError:
+        return services, headers_of(scope), access_of(scope, services)
 
 
 def json_response(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:

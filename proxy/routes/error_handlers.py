@@ -56,20 +56,19 @@ class PlainEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        facts = scope["state"]["facts"]
         try:
             writing = await self._endpoint(scope, receive, send)
             if writing is not None:
                 await writing
         except ClientDisconnected:
-            facts.update(outcome="client_disconnect")
+            scope["state"]["facts"]["outcome"] = "client_disconnect"
         except ProxyError as error:
-            if "status" in facts:
+            if "status" in scope["state"]["facts"]:
                 raise
             explained = await _explained(error, scope)
             await _error_response(explained, self._to_problem(explained))(scope, receive, send)
         except Exception:
-            if "status" not in facts:
+            if "status" not in scope["state"]["facts"]:
                 await answer_of(InternalTurnError())(scope, receive, send)
             # The server logs the traceback.
             raise

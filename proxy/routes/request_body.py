@@ -37,6 +37,10 @@ class RequestHeaders(dict[str, str]):
 
     derived: tuple[object, Any] | None = None
     """What ``request_headers.header_options`` derives from them, with the settings that it depends on."""
+    are_shared = False
+    """Whether further requests may have them, with the same path."""
+    accepted_by: object = None
+    """The ``middleware.cors.OriginPolicy`` that accepts all requests that share them."""
 
 
 def headers_of(scope: Scope) -> RequestHeaders:
@@ -124,6 +128,20 @@ def is_placeholder(value: str) -> bool:
     return value.startswith("{{") and value.endswith("}}")
 
 
+def arrived_body(scope: Scope, settings: Settings, headers: Mapping[str, str]) -> bytes | None:
+    """Return what ``read_body`` would return, if it has arrived and is not encoded; None if it has to be read.
+
+    Nearly all requests have arrived completely, and take no coroutine.
+    """
+    available: RequestBody | None = scope.get("extensions", {}).get(REQUEST_BODY)
+    if available is None or "content-encoding" in headers:
+        return None
+    announced = available.announced_bytes
+    if announced is None or announced > settings.max_body_bytes:
+        return None
+    return available.take_complete()
+
+
 async def read_body(scope: Scope, receive: Receive, settings: Settings, headers: Mapping[str, str]) -> bytes:
     """Return the whole body, decoded if it is compressed with gzip. ``headers`` are those of ``headers_of``.
 
@@ -174,11 +192,16 @@ async def decode_body(
     Checking references of JSON schemas needs at most half a millisecond per kilobyte. ``decode_quickly`` returns None
     for a body that has such schemas, or may have something else that takes long.
     """
-    if len(body) <= _MAX_BYTES_IN_LOOP:
+    if is_short(body):
         return decode(body)
     if len(body) <= _MAX_TEXT_IN_LOOP and (decoded := decode_quickly(body)) is not None:
         return decoded
     return await asyncio.to_thread(decode, body)
+
+
+def is_short(body: bytes) -> bool:
+    """Whether ``decode_body`` decodes the body in the event loop, whatever it has."""
+    return len(body) <= _MAX_BYTES_IN_LOOP
 
 
 def decode_gzip(data: bytes, *, limit_bytes: int) -> bytes:

@@ -20,6 +20,7 @@ from proxy.wire.chat.parse import conversation_id
 
 _MAX_BYTES_IN_LOOP = 16_384
 """Size up to which a body is brought into canonical form in the event loop, which takes at most 30 µs per kilobyte."""
+IDEMPOTENCY_KEY = "idempotency-key"
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -39,6 +40,8 @@ class HeaderOptions(Struct, frozen=True):
     events: EventsMode | None
     has_status: bool
     """Whether the response includes status events for Open WebUI."""
+    are_usual: bool
+    """Whether those about keys, repetitions, running turns and the place of the turn say nothing."""
 
     def named_conversation(self, metadata: Mapping[str, str]) -> tuple[str | None, IdSource]:
         """Return the conversation id of the request, which can be in its metadata, and its source.
@@ -58,27 +61,34 @@ def header_options(headers: dict[str, str], settings: Settings) -> HeaderOptions
     Raises:
         InvalidRequest: A header has an invalid value.
     """
-    derived = headers.derived if isinstance(headers, RequestHeaders) else None
+    derived = headers.derived if type(headers) is RequestHeaders else None
     if derived is not None and derived[0] is settings:
         known: HeaderOptions = derived[1]
         return known
     named, source = _conversation_of(headers, settings.conversation_headers)
+    parent = _parent_id(headers)
+    end_user = first_of(headers, settings.user_headers)
+    key = idempotency_key(headers)
+    is_retry = _is_retry(headers)
+    # Such as one for a title.
+    is_side = bool(first_of(headers, [settings.task_header]))
+    left, busy = on_disconnect(headers), busy_policy(headers)
     options = HeaderOptions(
         conversation_id=named,
         id_source=source,
-        parent=_parent_id(headers),
-        end_user=first_of(headers, settings.user_headers),
-        idempotency_key=idempotency_key(headers),
-        is_retry=_is_retry(headers),
+        parent=parent,
+        end_user=end_user,
+        idempotency_key=key,
+        is_retry=is_retry,
         is_repeatable=_is_repeatable(headers),
-        # Such as one for a title.
-        is_side=bool(first_of(headers, [settings.task_header])),
-        on_disconnect=on_disconnect(headers),
-        busy=busy_policy(headers),
+        is_side=is_side,
+        on_disconnect=left,
+        busy=busy,
         events=events_mode(headers),
         has_status=_wants_status(headers, settings),
+        are_usual=not (parent or key or is_retry or is_side or left or busy),
     )
-    if isinstance(headers, RequestHeaders):
+    if type(headers) is RequestHeaders:
         headers.derived = settings, options
     return options
 
@@ -102,7 +112,7 @@ def idempotency_key(headers: dict[str, str]) -> str | None:
     Raises:
         InvalidRequest: It is too long.
     """
-    key = headers.get("idempotency-key")
+    key = headers.get(IDEMPOTENCY_KEY)
     if key is None:
         return None
     key = key.strip()
@@ -248,18 +258,23 @@ def with_pseudonyms(
     )
 
 
-async def body_digest(body: bytes, key: str | None, *places: str) -> bytes:
-    """Return a digest of the body and of the ``places`` (endpoint, conversation, end user) that it applies to.
+async def comparable_body(body: bytes, headers: dict[str, str]) -> bytes:
+    """Return the bytes of the body that are the same for each attempt of a request.
 
-    With an idempotency ``key``, equal JSON in other bytes is the same request: clients may encode the body again for
+    With an idempotency key, equal JSON in other bytes is the same request: clients may encode the body again for
     each attempt (IETF draft-ietf-httpapi-idempotency-key-header, 2.4, "Idempotency Fingerprint"). Without one, only the
     SDKs' own retries are recognised, which send the same bytes.
     """
-    if key is not None:
-        is_short = len(body) <= _MAX_BYTES_IN_LOOP
-        body = canonical_json(body) if is_short else await asyncio.to_thread(canonical_json, body)
+    if not headers.get(IDEMPOTENCY_KEY, "").strip():
+        return body
+    is_short = len(body) <= _MAX_BYTES_IN_LOOP
+    return canonical_json(body) if is_short else await asyncio.to_thread(canonical_json, body)
+
+
+def body_digest(body: bytes, *places: str) -> bytes:
+    """Return a digest of a comparable body and of the ``places`` (endpoint, conversation, end user) it applies to."""
     digest = blake2b(body, digest_size=16)
-    digest.update("|".join(("", *places)).encode("utf-8", "surrogateescape"))
+    digest.update(f"|{'|'.join(places)}".encode("utf-8", "surrogateescape"))
     return digest.digest()
 
 

@@ -8,7 +8,9 @@ from proxy.auth import Access, Terms
 from proxy.routes.dependencies import Services
 from proxy.routes.item_references import References
 from proxy.routes.request_headers import (
+    IDEMPOTENCY_KEY,
     body_digest,
+    comparable_body,
     header_options,
     with_pseudonyms,
 )
@@ -66,6 +68,8 @@ async def response_turn_request(
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
     messages, provider_states, summaries = joined(pieces)
+    compared = await comparable_body(body, headers) if IDEMPOTENCY_KEY in headers else body
+    text_format = request.parameters.response_format
     return TurnRequest(
         caller=caller,
         model=request.model,
@@ -84,7 +88,7 @@ async def response_turn_request(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.echo.prompt_cache_key,
         ),
-        response_format=await compile_response_format(request.parameters.response_format),
+        response_format=None if text_format is None else await compile_response_format(text_format),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
@@ -94,7 +98,7 @@ async def response_turn_request(
         is_stored=request.store,
         metadata=request.metadata,
         options=options if request.store else _without_content(options),
-        body_digest=await body_digest(body, given.idempotency_key, "responses", named or "", end_user),
+        body_digest=body_digest(compared, "responses", named or "", end_user),
         idempotency_key=given.idempotency_key,
         is_retry=given.is_retry,
         is_repeatable=given.is_repeatable,

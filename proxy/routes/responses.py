@@ -25,7 +25,14 @@ from proxy.routes.dependencies import (
     request_context,
 )
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.request_body import decode_body, first_of, forget_headers, read_body
+from proxy.routes.request_body import (
+    arrived_body,
+    decode_body,
+    first_of,
+    forget_headers,
+    is_short,
+    read_body,
+)
 from proxy.routes.response_request import options_of_request, response_turn_request
 from proxy.routes.streaming import JSON_HEADERS, SSE
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
@@ -54,12 +61,14 @@ class Responses:
         connection = ClientConnection(scope, receive, send)
         services, headers, access = request_context(scope)
         settings = services.settings
-        body = await read_body(scope, receive, settings, headers)
+        body = arrived_body(scope, settings, headers)
+        if body is None:
+            body = await read_body(scope, receive, settings, headers)
         decode = partial(
             decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )
         quickly = partial(decode_response_without_schemas, max_items=settings.max_messages)
-        request = await decode_body(decode, quickly, body)
+        request = decode(body) if is_short(body) else await decode_body(decode, quickly, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
         options = options_of_request(services, access.terms, headers, request)

@@ -11,11 +11,12 @@ from starlette.websockets import WebSocket
 
 from proxy.auth import Access
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
-from proxy.routes.chat_completions import chat_turn_request, decode_chat_body
+from proxy.routes.chat_completions import chat_turn_request, decode_long_chat, with_response_format
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected, first_of, headers_of
+from proxy.routes.request_headers import comparable_body
 from proxy.routes.sockets import WebSocketChannel, admit
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
@@ -126,11 +127,13 @@ class WebSocketSession:
     async def _start(self, message: ClientMessage) -> None:
         types = message.wanted
         self._check_stream_count()
-        request = await decode_chat_body(message.body, self._services.settings)
+        request = await decode_long_chat(self._services, message.body)
         access = Access(self._caller, self._services.keys.terms_of(self._caller))
-        turn_request, _ = await chat_turn_request(
-            self._services, access, self._headers_with(message), message.body, request
-        )
+        headers = self._headers_with(message)
+        body = await comparable_body(message.body, headers)
+        turn_request, _ = chat_turn_request(self._services, access, headers, body, request)
+        if request.parameters.response_format is not None:
+            turn_request = await with_response_format(turn_request)
         await admit_turn(self._services, self._caller)
         opened = await self._services.turns.open(turn_request)
         self._add_started(opened.live)

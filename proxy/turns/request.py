@@ -128,19 +128,18 @@ class TurnRequest(Struct, frozen=True):
     """The ``id()`` of each summary."""
 
     def __post_init__(self) -> None:
-        system: Sequence[SystemMessage | DeveloperMessage] = ()
-        others = without_instructions(self.messages)
-        if others is not self.messages:
-            system = [message for message in self.messages if is_instruction(message)]
-        force_setattr(self, "system_messages", system)
+        messages = self.messages
+        others = without_instructions(messages)
         force_setattr(self, "turn_messages", others)
-        states: dict[int, ProviderState] = {}
-        if self.provider_states:
-            states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
-        force_setattr(self, "_states", states)
-        force_setattr(
-            self, "_summaries", {id(self.messages[at]) for at in self.summaries} if self.summaries else ()
-        )
+        # Most requests have none of the others. A request that replaces another one has those of the other one first.
+        if others is not messages or self.system_messages:
+            system = [message for message in messages if is_instruction(message)]
+            force_setattr(self, "system_messages", system)
+        if self.provider_states or self._states:
+            states = {id(messages[at]): state for at, state in self.provider_states.items()}
+            force_setattr(self, "_states", states)
+        if self.summaries or self._summaries:
+            force_setattr(self, "_summaries", {id(messages[at]) for at in self.summaries})
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""

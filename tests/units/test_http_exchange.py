@@ -393,15 +393,19 @@ async def test_a_message_after_the_end_is_an_error() -> None:
 )
 def test_an_invalid_header_is_an_error(name: bytes, value: bytes) -> None:
     with pytest.raises(RuntimeError, match="Invalid HTTP header"):
-        header_lines([(b"content-type", b"text/plain"), (name, value)])
+        lines_of((b"content-type", b"text/plain"), (name, value))
 
 
 def test_header_values_can_have_tabs_and_latin_1() -> None:
-    assert header_lines([(b"x-a", b"b\tc\xe9"), (b"x-b", b"")]) == b"x-a: b\tc\xe9\r\nx-b: \r\n"
+    assert lines_of((b"x-a", b"b\tc\xe9"), (b"x-b", b"")) == b"x-a: b\tc\xe9\r\nx-b: \r\n"
 
 
 def test_a_response_without_headers_has_no_lines() -> None:
-    assert header_lines([]) == b""
+    assert lines_of() == b""
+
+
+def lines_of(*headers: tuple[bytes, bytes]) -> bytes:
+    return header_lines(headers, dict(headers))
 
 
 # --- the extensions ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from proxy.routes.request_body import first_of, headers_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     busy_policy,
+    comparable_body,
     idempotency_key,
     on_disconnect,
 )
@@ -99,6 +100,7 @@ async def turn_request(
     named = conversation or _named(headers)
     end_user = end_user_of(services, headers)
     key = idempotency_key(headers)
+    compared = await comparable_body(body, headers)
     return TurnRequest(
         caller=caller,
         model=team,
@@ -107,7 +109,7 @@ async def turn_request(
         conversation_id=named,
         parallel_tool_calls=parallel_tools,
         options=AnswerOptions(id="", created=0, model=team),
-        body_digest=await body_digest(body, key, scope["path"], named or "", end_user),
+        body_digest=body_digest(compared, scope["path"], named or "", end_user),
         idempotency_key=key,
         on_disconnect=on_disconnect(headers),
         # Clients of these endpoints show nothing for 409, and several users can share one chat.

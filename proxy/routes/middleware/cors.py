@@ -153,14 +153,20 @@ class CorsMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         headers = headers_of(scope)
+        policy = self._policy
+        if headers.accepted_by is policy:
+            return self._app(scope, receive, send)
         origin, host = headers.get("origin"), headers.get("host", "")
-        if not self._policy.is_allowed_host(host):
+        if not policy.is_allowed_host(host):
             return answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
+        if not origin and headers.are_shared:
+            # A policy can only become more permissive, see ``set_needs_keys``.
+            headers.accepted_by = policy
         if not origin or scope["path"].startswith(STATIC_FILES):
             return self._app(scope, receive, send)
-        if self._policy.is_allowed_origin(origin, host):
+        if policy.is_allowed_origin(origin, host):
             return self._serve_allowed(origin, scope, receive, send)
-        if scope["type"] == "websocket" or _is_preflight(scope) or not self._policy.may_call(origin, host):
+        if scope["type"] == "websocket" or _is_preflight(scope) or not policy.may_call(origin, host):
             # CORS does not apply to WebSockets: a page that can open one can read it.
             return answer_of(forbidden_origin(origin))(scope, receive, send)
         return self._app(scope, receive, send)

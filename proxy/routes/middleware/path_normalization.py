@@ -24,8 +24,6 @@ AGENTS_BETA = "agents=v1"
 """With this value of ``OpenAI-Beta``, the path and those below it are OpenAI's Agents API. It is not served, although
 the routes of the custom agents of this server match."""
 
-_MOST_FREQUENT = frozenset(("/v1/chat/completions", "/v1/responses"))
-"""Paths that need no change."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -38,7 +36,7 @@ class PathNormalizationMiddleware:
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
-        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in _MOST_FREQUENT):
+        if scope["type"] != "http":
             return self._app(scope, receive, send)
         path = served_path(scope["path"], scope["method"])
         if scope["method"] == "HEAD":

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.auth import Access, Keys
+from proxy.auth import NO_TERMS, Access, Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
 from proxy.routes.dependencies import ApplicationState, Services
@@ -41,10 +41,11 @@ PATHS_WITHOUT_KEYS = ("/health", "/page/")
 class RateLimitMiddleware:
     """Counts each request that starts a turn. Turns over WebSockets are counted by their endpoints."""
 
-    def __init__(self, app: ASGIApp, state: ApplicationState) -> None:
-        """The ``services`` of ``state`` exist only after the start."""
+    def __init__(self, app: ASGIApp, state: ApplicationState, *, counts_all: bool = False) -> None:
+        """The ``services`` of ``state`` exist only after the start. With ``counts_all``, each request counts."""
         self._app = app
         self._state = state
+        self._counts_all = counts_all
 
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -52,9 +53,11 @@ class RateLimitMiddleware:
         services = self._state.services
         authorization = authorization_of(scope)
         if services.keys.is_prepared(authorization):
-            access = _counted_access(services, scope, authorization)
+            access = self._counted_access(services, scope, authorization)
             # Most requests have no limits, and nothing is awaited for them.
-            if access is None or not (services.limits_turns or access.terms.have_limits):
+            if access is None or not (
+                services.limits_turns or (access.terms is not NO_TERMS and access.terms.have_limits)
+            ):
                 return self._app(scope, receive, send)
         return self._serve_checked(services, authorization, scope, receive, send)
 
@@ -63,13 +66,31 @@ class RateLimitMiddleware:
     ) -> None:
         try:
             await _load_key(services, scope, authorization)
-            access = _counted_access(services, scope, authorization)
+            access = self._counted_access(services, scope, authorization)
             statuses = await admit(services, access.caller) if access is not None else []
         except ProxyError as error:
             headers = rate_limit_headers(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
             await answer_of(_problem_of(error, scope), headers)(scope, receive, send)
             return
         await self._app(scope, receive, _with_headers(send, statuses) if statuses else send)
+
+    def _counted_access(self, services: Services, scope: Scope, authorization: str | None) -> Access | None:
+        """Authenticate a request that is counted; None for others and without a valid key.
+
+        The endpoint reports an invalid key, in the format of its API.
+        """
+        if not (self._counts_all or _is_counted(scope)):
+            return None
+        try:
+            access = services.keys.access(authorization)
+        except Unauthorized:
+            return None
+        state = scope["state"]
+        state["access"], facts = access, state["facts"]
+        facts["caller"] = access.caller
+        if access.key_name is not None:
+            facts["key_name"] = access.key_name
+        return access
 
 
 async def admit(services: Services, caller: str) -> list[RateLimitStatus]:
@@ -109,26 +130,12 @@ def _problem_of(error: ProxyError, scope: Scope) -> ErrorResponse:
     return error_response(error) if scope["path"].startswith("/v1/") else error_response_with_detail(error)
 
 
-def _counted_access(services: Services, scope: Scope, authorization: str | None) -> Access | None:
-    """Authenticate a request that is counted; None for others and without a valid key.
-
-    The endpoint reports an invalid key, in the format of its API.
-    """
+def _is_counted(scope: Scope) -> bool:
     path: str = scope["path"]
-    is_counted = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
     # The scope of a WebSocket has no method.
-    if not is_counted or scope.get("method") != "POST":
-        return None
-    try:
-        access = services.keys.access(authorization)
-    except Unauthorized:
-        return None
-    state = scope["state"]
-    state["access"], facts = access, state["facts"]
-    facts["caller"] = access.caller
-    if access.key_name is not None:
-        facts["key_name"] = access.key_name
-    return access
+    return scope.get("method") == "POST" and (
+        path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
+    )
 
 
 def _with_headers(send: Send, statuses: list[RateLimitStatus]) -> Send:

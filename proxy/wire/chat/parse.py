@@ -48,15 +48,15 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     uses_functions: bool = False
-    n: int = 1
     store: bool | None = None
     metadata: Mapping[str, str] = {}
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    service_tier: str | None = None
     ignored: tuple[str, ...] = ()
     provider_states: Mapping[int, ProviderState] = {}
+    has_options: bool = True
+    """False if the body has no more than a model, messages and ``stream`` with its options."""
 
 
 def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> ChatRequest:
@@ -91,30 +91,26 @@ def _chat_request(
     body: bytes, decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int
 ) -> ChatRequest:
     reject_nul(body)
-    if _has_options(decoded):
+    model, stream = decoded.model, decoded.stream
+    # Without ``stream`` they are an error.
+    stream_options = decoded.stream_options if stream else None
+    # One comparison shows that no other field is set, as in most requests.
+    if decoded != ChatBody(
+        model=model, messages=decoded.messages, stream=stream, stream_options=stream_options
+    ):
         check_combinations(decoded)
         request = _request(decoded, unknown, max_messages=max_messages)
     else:
         request = ChatRequest(
-            model=decoded.model,
+            model=model,
             messages=validate_messages(decoded.messages, max_messages=max_messages),
-            stream=bool(decoded.stream),
-            include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
+            stream=stream is True,
+            include_usage=stream_options is not None and stream_options.include_usage is True,
             ignored=unknown,
+            has_options=False,
         )
     states = states_in_chat(body)
     return msgspec.structs.replace(request, provider_states=states) if states else request
-
-
-def _has_options(body: ChatBody) -> bool:
-    """Whether the body has more than a model, messages and ``stream`` with its options: one comparison for the rest."""
-    return body != ChatBody(
-        model=body.model,
-        messages=body.messages,
-        stream=body.stream,
-        # Without ``stream`` they are an error.
-        stream_options=body.stream_options if body.stream else None,
-    )
 
 
 def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:
@@ -122,6 +118,7 @@ def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) 
     choice: ToolChoice | None = None
     if decoded.tool_choice is not None or decoded.function_call is not None:
         choice, tools = tool_choice_of(decoded, tools)
+    # With more than 15 arguments the call would take three times as long.
     return ChatRequest(
         model=decoded.model,
         messages=validate_messages(decoded.messages, max_messages=max_messages),
@@ -133,13 +130,11 @@ def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) 
         # ``function_call`` can represent only one call.
         parallel_tool_calls=False if decoded.functions else decoded.parallel_tool_calls,
         uses_functions=bool(decoded.functions),
-        n=decoded.n or 1,
         store=decoded.store,
         metadata=decoded.metadata or {},
         user=decoded.user,
         safety_identifier=decoded.safety_identifier,
         prompt_cache_key=decoded.prompt_cache_key,
-        service_tier=decoded.service_tier,
         ignored=_ignored(decoded) + unknown,
     )
 

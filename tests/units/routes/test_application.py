@@ -29,7 +29,7 @@ class Endpoint:
 
 
 def application(failure: Exception | None = None) -> Application:
-    app = Application(around=[RequestContext])
+    app = Application(around=[RequestContext], around_direct=[RequestContext])
     error_handlers.install(app)
     endpoint = error_handlers.PlainEndpoint(Endpoint(failure))
     app.add_direct_endpoint("POST", "/short", endpoint)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from proxy.routes.middleware.cors import OriginPolicy
+from proxy.routes.middleware.cors import CorsMiddleware, OriginPolicy
 from proxy.routes.middleware.path_normalization import served_path
+from proxy.routes.request_body import RequestHeaders
 
 OPEN = OriginPolicy(hosts=["127.0.0.1"])
 """A server as it is without any setting."""
@@ -131,6 +133,58 @@ def test_names_are_known_when_configured_when_keys_are_needed_and_on_other_addre
     assert OriginPolicy(hosts=["*"]).is_allowed_host("evil.example")
     assert OriginPolicy(needs_keys=True).is_allowed_host("evil.example")
     assert OriginPolicy(is_local=False).is_allowed_host("evil.example")
+
+
+@pytest.mark.parametrize("are_shared", [False, True])
+async def test_requests_that_share_headers_are_checked_by_each_policy(are_shared: bool) -> None:
+    kind = OriginPolicy(hosts=["chat.example.com"])
+    shared = RequestHeaders({"host": "chat.example.com"})
+    shared.are_shared = are_shared
+
+    assert [await status_of(policy, shared) for policy in (kind, kind, OPEN, kind)] == [200, 200, 403, 200]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": HERE, "origin": "https://evil.example"}, 403),
+        ({"host": HERE, "origin": f"http://{HERE}"}, 200),
+    ],
+    ids=["another name", "another page", "its own page"],
+)
+async def test_headers_that_requests_share_are_checked_for_each_of_them(
+    headers: dict[str, str], status: int
+) -> None:
+    shared = RequestHeaders(headers)
+    shared.are_shared = True
+
+    assert [await status_of(OPEN, shared) for _ in range(2)] == [status, status]
+    assert shared.accepted_by is None
+
+
+async def status_of(policy: OriginPolicy, headers: RequestHeaders) -> int:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [],
+        "state": {"headers": headers},
+    }
+    await CorsMiddleware(served, policy)(scope, receive, send)
+    status: int = sent[0]["status"]
+    return status
 
 
 @pytest.mark.parametrize(
