@@ -9,7 +9,6 @@ visit them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeGuard
 
 import msgspec
@@ -163,107 +162,12 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 
 # For long lists, ``type(message) is …`` takes a tenth of the time of isinstance, which calls the metaclass of msgspec
 # structs. None of these classes has subclasses.
-_INSTRUCTIONS: frozenset[type[Message]] = frozenset((SystemMessage, DeveloperMessage))
+INSTRUCTIONS: frozenset[type[Message]] = frozenset((SystemMessage, DeveloperMessage))
 
 
 def is_instruction(message: Message) -> TypeGuard[SystemMessage | DeveloperMessage]:
     """Return whether the message has instructions (role system or developer)."""
-    return type(message) in _INSTRUCTIONS
-
-
-class TextMessages(list[Message]):
-    """Messages that have only text: their contents are strings, and there are neither tool calls nor results.
-
-    Most lists of clients are like that, and can be long. ``text_messages`` checks a list once, and the class states the
-    result to everything that reads the list later. It does not change.
-    """
-
-    __slots__ = ("has_instructions", "kinds", "texts")
-    kinds: Sequence[type[Message]]
-    """The types of the messages."""
-    texts: Sequence[str]
-    """The contents of the messages."""
-    has_instructions: bool
-
-
-_SAID: frozenset[type[Message]] = frozenset((UserMessage, AssistantMessage))
-_WITH_TEXT = _SAID | _INSTRUCTIONS
-
-
-def text_messages(messages: Sequence[Message], *, may_have_calls: bool = True) -> TextMessages | None:
-    """Return the messages as ``TextMessages``; None if they have more than text.
-
-    Without ``may_have_calls``, none of them is known to have tool calls.
-    """
-    kinds = list(map(type, messages))
-    found = set(kinds)
-    if not found <= _WITH_TEXT:
-        return None
-    if may_have_calls and AssistantMessage in found and _has_calls(messages):
-        return None
-    contents = _contents(messages)
-    try:
-        # It fails unless all are strings, and takes half the time of looking at the type of each.
-        "".join(contents)
-    except TypeError:
-        return None
-    return _text_messages(messages, kinds, contents, has_instructions=not found <= _SAID)
-
-
-def _has_calls(messages: Sequence[Message]) -> bool:
-    return bool(
-        [
-            message
-            for message in messages
-            if type(message) is AssistantMessage
-            and (message.tool_calls is not None or message.function_call is not None)
-        ]
-    )
-
-
-def _text_messages(
-    messages: Sequence[Message],
-    kinds: Sequence[type[Message]],
-    texts: Sequence[str],
-    *,
-    has_instructions: bool,
-) -> TextMessages:
-    only_text = TextMessages(messages)
-    only_text.kinds, only_text.texts, only_text.has_instructions = kinds, texts, has_instructions
-    return only_text
-
-
-def joined_messages(messages: Sequence[Message], more: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages and those that follow; ``TextMessages`` if the first are, and the others have only text."""
-    if type(messages) is not TextMessages:
-        return [*messages, *more]
-    text = more if type(more) is TextMessages else text_messages(more)
-    if text is None:
-        return [*messages, *more]
-    has_instructions = messages.has_instructions or text.has_instructions
-    kinds, texts = [*messages.kinds, *text.kinds], [*messages.texts, *text.texts]
-    return _text_messages([*messages, *text], kinds, texts, has_instructions=has_instructions)
-
-
-def _contents(messages: Sequence[Message]) -> list[Any]:
-    return [message.content for message in messages]
-
-
-def has_instructions(messages: Iterable[Message]) -> bool:
-    """Whether at least one of the messages has instructions; faster than a call of ``is_instruction`` for each."""
-    if type(messages) is TextMessages:
-        return messages.has_instructions
-    return not _INSTRUCTIONS.isdisjoint(map(type, messages))
-
-
-def without_instructions(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages whose role is neither system nor developer; the same list if these are all."""
-    if not has_instructions(messages):
-        return messages
-    others = [message for message in messages if type(message) not in _INSTRUCTIONS]
-    if type(messages) is not TextMessages:
-        return others
-    return _text_messages(others, list(map(type, others)), _contents(others), has_instructions=False)
+    return type(message) in INSTRUCTIONS
 
 
 def text_of(message: Message) -> str:

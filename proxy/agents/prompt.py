@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from proxy.message_lists import TextMessages, has_instructions, without_instructions
 from proxy.messages import (
     AssistantMessage,
     CustomToolCall,
@@ -19,14 +20,11 @@ from proxy.messages import (
     Message,
     ProviderState,
     SystemMessage,
-    TextMessages,
     ToolCall,
     ToolMessage,
     UserMessage,
-    has_instructions,
     is_instruction,
     text_of,
-    without_instructions,
 )
 from proxy.turns.plain_items import messages_of
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
+from proxy.message_lists import TextMessages
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
     Message,
-    TextMessages,
     ToolMessage,
     UserMessage,
     is_instruction,

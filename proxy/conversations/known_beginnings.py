@@ -13,7 +13,8 @@ from sys import getsizeof
 
 from msgspec import Struct
 
-from proxy.messages import Message, TextMessages
+from proxy.message_lists import TextMessages
+from proxy.messages import Message
 
 MIN_MESSAGES = 32
 """Shorter lists are hashed in about the time that the comparison takes."""

@@ -35,6 +35,7 @@ from proxy.conversations.steps import Step
 from proxy.conversations.tool_call_rules import function_result, tool_results, unanswered_calls
 from proxy.conversations.unfinished_turns import Repetition, RunningMatch, find_repetition, may_repeat
 from proxy.errors import ConversationNotFound
+from proxy.message_lists import has_instructions
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
@@ -42,7 +43,6 @@ from proxy.messages import (
     Message,
     SystemMessage,
     UserMessage,
-    has_instructions,
     is_instruction,
     text_of,
 )

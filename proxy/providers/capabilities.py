@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.messages import Message, Parameters, TextMessages, ToolChoice
+from proxy.message_lists import TextMessages
+from proxy.messages import Message, Parameters, ToolChoice
 from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
 _NO_PARAMETERS = Parameters()

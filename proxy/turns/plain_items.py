@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from proxy.messages import Item, Message, joined_messages
+from proxy.message_lists import joined_messages
+from proxy.messages import Item, Message
 
 
 class PlainItems(Sequence[Item]):

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
+from proxy.message_lists import without_instructions
 from proxy.messages import (
     Compaction,
     ContextMode,
@@ -20,7 +21,6 @@ from proxy.messages import (
     SystemMessage,
     ToolChoice,
     is_instruction,
-    without_instructions,
 )
 from proxy.turns.plain_items import PlainItems
 from proxy.turns.structured_output import ResponseFormat

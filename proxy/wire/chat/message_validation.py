@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from proxy.errors import InvalidRequest
+from proxy.message_lists import text_messages
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
@@ -25,7 +26,6 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    text_messages,
 )
 from proxy.wire.validation.errors import empty, missing, not_among, too_long
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 
 from proxy.agents.prompt import NOT_EXECUTED, messages_for
+from proxy.message_lists import text_messages
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
@@ -16,7 +17,6 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    text_messages,
 )
 from proxy.turns.plain_items import PlainItems
 from tests.fakes.messages import message_lists

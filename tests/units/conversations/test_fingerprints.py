@@ -21,6 +21,7 @@ from proxy.conversations.fingerprints import (
     user_text,
     without_thinking,
 )
+from proxy.message_lists import text_messages
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -34,7 +35,6 @@ from proxy.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    text_messages,
     text_of,
 )
 from proxy.turns.records import Branch, ChainTurn

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from proxy.conversations.fingerprints import Transcript, scope_of
 from proxy.conversations.known_beginnings import MIN_MESSAGES, KnownBeginnings
 from proxy.conversations.resolver_query import ResolverQuery, find_transcript
-from proxy.messages import AssistantMessage, Message, TextMessages, UserMessage, text_messages
+from proxy.message_lists import TextMessages, text_messages
+from proxy.messages import AssistantMessage, Message, UserMessage
 from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import TurnRequest
 from tests.fakes.messages import message_lists

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
+from proxy.message_lists import TextMessages
 from proxy.messages import (
     AssistantMessage,
     CustomCall,
@@ -29,7 +30,6 @@ from proxy.messages import (
     Parameters,
     RefusalPart,
     SystemMessage,
-    TextMessages,
     TextPart,
     ToolCall,
     ToolMessage,

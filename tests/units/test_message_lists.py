@@ -5,18 +5,14 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given
 
-from proxy.messages import (
-    AssistantMessage,
-    FunctionMessage,
-    Message,
+from proxy.message_lists import (
     TextMessages,
-    ToolMessage,
     has_instructions,
-    is_instruction,
     joined_messages,
     text_messages,
     without_instructions,
 )
+from proxy.messages import AssistantMessage, FunctionMessage, Message, ToolMessage, is_instruction
 from tests.fakes.messages import message_lists
 
 
