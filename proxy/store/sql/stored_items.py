@@ -11,15 +11,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.messages import (
-    Compaction,
-    DelegateRecord,
-    HandoffRecord,
-    Item,
-    Message,
-    ProviderState,
-    text_messages,
-)
+from proxy.message_lists import text_messages
+from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
 from proxy.store.sql.tables import storable
 from proxy.turns.plain_items import PlainItems
 from proxy.turns.records import Progress
