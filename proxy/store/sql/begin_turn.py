@@ -29,7 +29,7 @@ from proxy.errors import ConversationBusy
 from proxy.store.sql import rows, stored_items
 from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.checkpoints import CheckpointStatements
-from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
+from proxy.store.sql.dialects import IS_RUNNING, for_each, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.item_insertion import ItemInsertion
@@ -128,8 +128,11 @@ class Beginnings:
         )
         keys = listed(dialect, "keys", BigInteger)
         self._heads = PreparedStatement(
-            select(conversations.c.key, conversations.c.head).where(
-                conversations.c.key.in_(select(keys.c.value))
+            for_each(
+                dialect,
+                keys.c.value,
+                conversations.c.key,
+                select(conversations.c.key, conversations.c.head),
             )
         )
         self._remove_turn = PreparedStatement(delete(turns).where(turns.c.key == bindparam("of_turn")))

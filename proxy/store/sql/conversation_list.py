@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bind
 from proxy.conversations.repository import ConversationSummary, excerpt_of, is_about
 from proxy.messages import Item, UserMessage, text_of
 from proxy.store.sql import rows, stored_items
-from proxy.store.sql.dialects import is_given, listed
+from proxy.store.sql.dialects import for_each, is_given, listed
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.records import TurnRecord
 
@@ -20,22 +20,25 @@ class Outlines:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
-        is_wanted = of.conversation.in_(select(wanted.c.value))
-        self._of_turns = (
+        of, wanted = turns.c, listed(dialect, "wanted", BigInteger).c.value
+        turns_of = (
             select(of.conversation, func.count(), func.max(func.coalesce(of.finished_at, of.created_at)))
-            .where(is_wanted, of.worker != "")
+            .where(of.worker != "")
             .group_by(of.conversation)
         )
-        head = select(conversations.c.head).where(conversations.c.key.in_(select(wanted.c.value)))
-        self._of_heads = select(of.conversation, of.agent, of.team).where(of.key.in_(head))
-        first = select(func.min(of.key)).where(is_wanted, of.inputs > 0).group_by(of.conversation)
-        self._first_words = (
+        self._of_turns = for_each(dialect, wanted, of.conversation, turns_of)
+        head = select(of.conversation, of.agent, of.team).join(conversations, conversations.c.head == of.key)
+        self._of_heads = for_each(dialect, wanted, conversations.c.key, head)
+        first = select(func.min(of.key).label("key")).where(of.inputs > 0).group_by(of.conversation)
+        firsts = for_each(dialect, wanted, of.conversation, first).subquery("firsts")
+        words = (
             select(of.conversation, items.c.message, items.c.agent, items.c.visible)
+            .add_columns(items.c.turn, items.c.position)
             .join(items, items.c.turn == of.key)
-            .where(of.key.in_(first), items.c.is_input)
-            .order_by(of.key, items.c.position)
+            .where(items.c.is_input)
         )
+        first_words = for_each(dialect, firsts.c.key, of.key, words)
+        self._first_words = first_words.order_by(*first_words.selected_columns[4:])
         self._visible = (
             select(items.c.message, items.c.agent, items.c.visible)
             .join(turns, items.c.turn == of.key)
@@ -65,7 +68,7 @@ class Outlines:
         """Return the summaries of the conversations with these keys; a conversation without turns has none."""
         given = {"wanted": list(keys)}
         words: dict[int, str] = {}
-        for key, message, agent, visible in connection.execute(self._first_words, given):
+        for key, message, agent, visible, *_ in connection.execute(self._first_words, given):
             said = stored_items.to_item(message, agent, visible).message
             if key not in words and isinstance(said, UserMessage):
                 words[key] = text_of(said)

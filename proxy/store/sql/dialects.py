@@ -13,11 +13,14 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     FromClause,
+    Select,
     Table,
     Text,
     bindparam,
     func,
     literal_column,
+    select,
+    true,
 )
 from sqlalchemy import cast as sql_cast
 
@@ -52,6 +55,29 @@ def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value", name=name)
     words = func.unnest(bindparam(name, type_=ARRAY(kind)))
     return words.table_valued("value").render_derived(name=name)
+
+
+def for_each(
+    dialect: str, wanted: ColumnElement[Any], key: ColumnElement[Any], query: Select[Any]
+) -> Select[Any]:
+    """Return the query for the rows whose key is in a column of another table, such as that of ``listed``.
+
+    The columns keep their names. PostgreSQL runs the query for each value in the order of that table.
+    """
+    if dialect == "sqlite":
+        return query.where(key.in_(select(wanted)))
+    return lateral(cast(Any, wanted).table, query.where(key == wanted))
+
+
+def lateral(table: FromClause, query: Select[Any]) -> Select[Any]:
+    """Return the query of PostgreSQL that runs another one, which refers to the table, for each row of the table.
+
+    A prepared statement keeps the plan of the time when its tables were nearly empty, until they are analysed: a join,
+    or IN, would read all of their rows.
+    """
+    # OFFSET prevents that the subselect becomes a join.
+    found = query.offset(literal_column("0")).lateral("found")
+    return select(*found.c).select_from(table.join(found, true()))
 
 
 def elements(dialect: str, name: str) -> tuple[ColumnElement[int], ColumnElement[str], FromClause]:

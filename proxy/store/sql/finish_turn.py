@@ -16,7 +16,6 @@ from sqlalchemy import (
     LargeBinary,
     bindparam,
     case,
-    cast,
     delete,
     null,
     or_,
@@ -27,7 +26,7 @@ from sqlalchemy import (
 from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import ApprovalStatements
-from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
+from proxy.store.sql.dialects import IS_RUNNING, for_each, insert_into, listed, statements
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.single_end import SingleEnd
@@ -79,14 +78,12 @@ class Endings:
 
     def __init__(self, dialect: str) -> None:
         self._approvals = statements(ApprovalStatements, dialect)
-        of, keys = turns.c, listed(dialect, "keys")
+        of, keys = turns.c, listed(dialect, "keys", BigInteger)
+        ending = select(of.key, of.conversation, of.caller, of.is_stored, of.inputs).add_columns(
+            of.status, of.finished_at, of.fence
+        )
         self._ending = PreparedStatement(
-            select(of.key, of.conversation, of.caller, of.is_stored, of.inputs)
-            .add_columns(of.status, of.finished_at, of.fence)
-            .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
-            # Lock in key order, so that two workers cannot deadlock.
-            .order_by(turns.c.key)
-            .with_for_update()
+            for_each(dialect, keys.c.value, of.key, ending.with_for_update(of=turns))
         )
         ends = {
             (keeps_key, keeps_input): _end(keeps_key=keeps_key, keeps_input=keeps_input)
@@ -140,7 +137,8 @@ class Endings:
         """
         if len(finishes) == 1 and self._end_running(connection, finishes[0]):
             return {finishes[0]: True}
-        keys = [str(finish.end.turn) for finish in finishes]
+        # Locked in key order, so that two workers cannot deadlock.
+        keys = sorted(finish.end.turn for finish in finishes)
         found = {row[0]: _Ending(*row) for row in self._ending.run_once(connection, {"keys": keys})}
         ends: dict[int, Finish] = {}
         results: dict[Finish, bool] = {}

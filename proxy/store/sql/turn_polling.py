@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, bindparam, func, select
 
-from proxy.store.sql.dialects import IS_RUNNING, is_given, listed
+from proxy.store.sql.dialects import IS_RUNNING, for_each, is_given, listed
 from proxy.store.sql.tables import conversations, turns
 from proxy.turns.records import PollResult
 
@@ -19,16 +19,14 @@ class TurnPolling:
 
     def __init__(self, dialect: str) -> None:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
-        self._running = select(of.key, of.lease_until, of.worker).where(
-            of.key.in_(select(wanted.c.value)), IS_RUNNING
+        self._running = for_each(
+            dialect, wanted.c.value, of.key, select(of.key, of.lease_until, of.worker).where(IS_RUNNING)
         )
-        self._there = select(conversations.c.key).where(conversations.c.key.in_(select(wanted.c.value)))
+        there = conversations.c.key
+        self._there = for_each(dialect, wanted.c.value, there, select(there))
         # Not one by one: a database may look for the largest key of one conversation among those of all.
-        self._newest = (
-            select(of.conversation, func.max(of.key))
-            .where(of.conversation.in_(select(wanted.c.value)), *_HAS_EVENTS)
-            .group_by(of.conversation)
-        )
+        newest = select(of.conversation, func.max(of.key)).where(*_HAS_EVENTS).group_by(of.conversation)
+        self._newest = for_each(dialect, wanted.c.value, of.conversation, newest)
         self._behind: Select[Any] = (
             _of_conversation(of.key, of.id)
             .where(of.key > bindparam("after"), *_HAS_EVENTS)

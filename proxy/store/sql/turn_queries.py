@@ -21,7 +21,7 @@ class TurnQueries:
 
     def __init__(self, dialect: str) -> None:
         self._conversation = PreparedStatement(turn_statements.conversation())
-        self._chain = PreparedStatement(turn_statements.chain())
+        self._chain = PreparedStatement(turn_statements.chain(dialect))
         self._chain_items = PreparedStatement(turn_statements.items_of_turns(dialect))
         self._branch = PreparedStatement(turn_statements.branch(dialect))
         self._branch_items = PreparedStatement(turn_statements.items_of_branch(dialect))

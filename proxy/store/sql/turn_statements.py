@@ -22,7 +22,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from proxy.store.sql.dialects import IS_RUNNING, joined, list_of, listed
+from proxy.store.sql.dialects import IS_RUNNING, for_each, joined, lateral, list_of, listed
 from proxy.store.sql.tables import conversations, items, newest_turns, other_turns, pending_calls, turns
 
 BY_INPUT = 32
@@ -99,11 +99,11 @@ def conversation() -> Select[Any]:
     )
 
 
-def chain() -> Select[Any]:
+def chain(dialect: str) -> Select[Any]:
     """Select a turn and its ancestors, the root first."""
-    of = turns.c
     # Not a join: SQLite reads the turns of a list in the order of their keys, and would sort those of a join.
-    return _chain_turn().where(of.key.in_(select(_chain().c.key))).order_by(of.key)
+    found = for_each(dialect, _chain().c.key, turns.c.key, _chain_turn())
+    return found.order_by(found.selected_columns[0])
 
 
 def _chain_turn() -> Select[Any]:
@@ -138,15 +138,13 @@ def branch(dialect: str) -> Select[Any]:
 
 
 def items_of_turns(dialect: str) -> Select[Any]:
-    """Select the messages of several turns: message, agent, visible (0 or 1 on SQLite) and turn."""
+    """Select the messages of several turns: message, agent, visible (0 or 1 on SQLite), turn and position."""
     # Apart from their turns: a join would repeat the turn columns for every item. By a list of keys, SQLite reads them
     # in order; by a recursive query, it sorts them.
     of, wanted = items.c, listed(dialect, "turns", BigInteger)
-    return (
-        select(of.message, of.agent, type_coerce(of.visible, Integer), of.turn)
-        .where(of.turn.in_(select(wanted.c.value)))
-        .order_by(of.turn, of.position)
-    )
+    messages = select(of.message, of.agent, type_coerce(of.visible, Integer), of.turn, of.position)
+    found = for_each(dialect, wanted.c.value, of.turn, messages)
+    return found.order_by(*found.selected_columns[3:])
 
 
 def items_of_branch(dialect: str) -> Select[Any]:
@@ -187,11 +185,13 @@ def _newest_key(column: str, value: ColumnElement[Any], *, is_within: bool, outs
     the table of ``value``.
     """
     of = newest_turns.c
-    found = select(of.key).where(*_conditions(of, of[column] == value, is_within=is_within))
+    found = (
+        select(of.key).where(*_conditions(of, of[column] == value, is_within=is_within)).correlate(outside)
+    )
     if is_within:
         return found.order_by(of.key.desc()).limit(1).scalar_subquery()
     newest = found.order_by(of.conversation.desc(), of.key.desc()).limit(MAX_EQUAL)
-    return select(func.max(newest.correlate(outside).subquery("newest_keys").c.key)).scalar_subquery()
+    return select(func.max(newest.subquery("newest_keys").c.key)).scalar_subquery()
 
 
 def places(dialect: str, *, is_within: bool) -> Select[Any]:
@@ -199,8 +199,10 @@ def places(dialect: str, *, is_within: bool) -> Select[Any]:
     # A subselect that stops at its first rows: its cost does not depend on how many turns have the fingerprint.
     wanted = listed(dialect, "wanted")
     newest_key = _newest_key("fingerprint", wanted.c.value, is_within=is_within, outside=wanted)
-    place = _place(turns.c.fingerprint, is_within=is_within)
-    return place.select_from(wanted.join(turns, turns.c.key == newest_key))
+    place, is_newest = _place(turns.c.fingerprint, is_within=is_within), turns.c.key == newest_key
+    if dialect == "sqlite":
+        return place.select_from(wanted.join(turns, is_newest))
+    return lateral(wanted, place.where(is_newest))
 
 
 def by_input(dialect: str, *, is_within: bool) -> Select[Any]:
