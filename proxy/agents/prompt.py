@@ -42,7 +42,7 @@ def messages_for(
     Several providers accept only one system message, and only as the first message. It contains the agent's
     instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
-    parts = messages_of(context), messages_of(items)
+    parts = (messages_of(context), messages_of(items)) if items else (messages_of(context),)
     stored = [
         message for part in parts if has_instructions(part) for message in part if is_instruction(message)
     ]
