@@ -22,6 +22,7 @@ from proxy.agents.queued_dispatch import QueuedDispatcher
 from proxy.errors import ConfigurationError
 from proxy.lazy_imports import without_pydantic_v1
 from proxy.lifespan import metrics_of, open_services
+from proxy.providers.retry import RetryPolicy
 from proxy.routes import (
     agents,
     approvals,
@@ -96,6 +97,7 @@ def create_app(
     environment: Mapping[str, str] = os.environ,
     dispatcher: Dispatcher | None = None,
     demo_word_delay: float = 0.015,
+    retry_policy: RetryPolicy | None = None,
 ) -> FastAPI:
     """Return the application. Team files are read here; connections are opened when the application starts.
 
@@ -117,6 +119,7 @@ def create_app(
         metrics=metrics_of(loaded) if settings.metrics else None,
         load=partial(_load, settings, environment, threads),
         demo_word_delay=demo_word_delay,
+        retry_policy=retry_policy or RetryPolicy(),
         version=VERSION,
     )
 

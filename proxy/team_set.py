@@ -29,6 +29,7 @@ from proxy.members.port import Member
 from proxy.providers.demo.client import DemoClient
 from proxy.providers.factory import build_models, model_limits, provider_session
 from proxy.providers.passthrough_models import PassThrough
+from proxy.providers.retry import RetryPolicy
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.cors import OriginPolicy
 from proxy.routes.passthrough import PassthroughHandler, RecordUsage
@@ -62,6 +63,8 @@ class Parts(Struct, frozen=True):
     load: Callable[[], LoadedTeams]
     """Reads the team files again."""
     demo_word_delay: float
+    retry_policy: RetryPolicy
+    """Without ``observe``."""
     version: str
 
 
@@ -273,7 +276,10 @@ def _team_factory(
             models,
             settings,
             demo=lambda name, definition: DemoClient(word_delay=parts.demo_word_delay),
-            observe=parts.metrics.model_attempted if parts.metrics is not None else None,
+            policy=replace(
+                parts.retry_policy,
+                observe=parts.metrics.model_attempted if parts.metrics is not None else None,
+            ),
         ),
         tools=builtin_tools(parts.threads, ServiceUrls.of(settings), extra={**loaded.tools, **mcp_tools}),
         members=loaded.members,

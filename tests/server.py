@@ -20,6 +20,7 @@ from openai import AsyncOpenAI
 
 from proxy.app import create_app, prepare
 from proxy.errors import ConfigurationError
+from proxy.providers.retry import RetryPolicy
 from proxy.routes.dependencies import Services
 from proxy.server import ProxyServer, server_config
 from proxy.settings import Settings, load_settings
@@ -115,7 +116,8 @@ async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> As
     """Serve on a free port in this event loop. Without ``upstream``, the scripted demonstration answers."""
     settings = settings_for(folder, upstream, **changes)
     await asyncio.to_thread(_prepare, settings)
-    app = create_app(settings, demo_word_delay=0)
+    # Less than the half second and the second before an attempt, which many tests of failures would wait for.
+    app = create_app(settings, demo_word_delay=0, retry_policy=RetryPolicy(first_pause=0.02))
     # asyncio sets TCP_NODELAY only if ``proto`` is IPPROTO_TCP; otherwise each response waits 40 ms for an ACK.
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))

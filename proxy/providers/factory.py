@@ -137,15 +137,14 @@ def build_models(
     settings: Settings,
     *,
     demo: MakeDemo,
-    observe: Callable[[str, str, int], object] | None = None,
+    policy: RetryPolicy | None = None,
 ) -> Models:
-    """Make the models with the limits of the settings; ``observe`` receives model, outcome and number of each attempt.
+    """Make the models with the limits of the settings.
 
     Raises:
         ConfigurationError: A model cannot be made.
     """
     limits = model_limits(settings)
-    policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
     return Models(definitions, demo=demo, limits=limits, policy=policy, session=provider_session(settings))
 
 

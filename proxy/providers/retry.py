@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 5.0
 """The longest ``Retry-After`` before a retry, in seconds; a longer one is forwarded to the caller."""
-_FIRST_PAUSE = 0.5
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -56,6 +55,8 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
     attempts: int = 3
     """For each model, the first one included."""
+    first_pause: float = 0.5
+    """Before the second attempt, in seconds, with a jitter of up to a quarter; each further pause is twice as long."""
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
     """Gives a number from 0 to 1, for the jitter."""
@@ -228,7 +229,9 @@ class _Attempts:
         if failure.label == "invalid_output":
             # The provider is well: another sample of the model needs no pause.
             return 0.0
-        return max(requested, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
+        return max(
+            requested, self._policy.first_pause * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2)
+        )
 
     def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:
         """Count an attempt, once it has ended, and log it if it failed."""

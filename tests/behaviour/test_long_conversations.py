@@ -301,11 +301,12 @@ async def test_a_side_model_that_fails_or_hangs_does_not_end_the_conversation(
     provider = Failing(4000)
     settings = "limits: {turn_seconds: 8}"
     async with shop(tmp_path, provider, window=4000, settings=settings) as (served, _):
-        messages = await converse(Caller(served), 12, first="fact-1-blue")
+        # One that hangs delays each of the last turns by two seconds.
+        messages = await converse(Caller(served), 9, first="fact-1-blue")
 
-    assert provider.summaries
+    assert len(provider.summaries) > 1
     assert "fact-1-blue" in provider.accepted[-1]["messages"][1]["content"]
-    assert len(messages) == 24
+    assert len(messages) == 18
 
 
 async def test_a_side_model_with_a_small_window_summarises_in_pieces(tmp_path: Path) -> None:
