@@ -11,6 +11,7 @@ import gc
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,11 @@ from proxy.store.sql.dialects import build_statements
 # certificates, which takes 40 ms. Certificates in a folder are loaded only when they are needed.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+# Containers set it. Without bytecode files each test process compiles the tests, which takes 4 s of CPU time, and each
+# program the server.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # SQLite waits for the disk at each commit, which is most of the time of many tests. Files in memory need no wait.
 MEMORY = Path("/dev/shm")
