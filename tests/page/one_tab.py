@@ -1,11 +1,12 @@
-"""Fixtures for tests that look at answers: each has a new conversation in the same tab, on the same server.
+"""Fixtures for tests that share a tab and a server, because these take more CPU time than most tests of the page.
 
-A server, a browser context and the first load of the page take more CPU time than such a test. A test module imports
-the fixtures, which replace those of the folder.
+A test module imports ``tab_of_module``, ``upstream_of_tab`` and one of two visitors, which replace those of the folder:
+``visitor_of_tab`` has a new conversation, ``user_of_tab`` is a new user without conversations, agents and settings.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
@@ -43,12 +44,38 @@ def upstream_of_tab(tab: tuple[Visitor, PageUpstream]) -> PageUpstream:
 async def visitor_of_tab(tab: tuple[Visitor, PageUpstream]) -> AsyncIterator[Visitor]:
     """The tab, with a new conversation."""
     visitor = tab[0]
-    await visitor.page.unroute_all()
-    await visitor.page.context.set_offline(False)
-    await visitor.page.set_viewport_size(VIEWPORT)
+    await _reset(visitor)
     await visitor.page.evaluate("document.querySelector('dialog[open]')?.close()")
     await visitor.button("New conversation").click()
     await expect(visitor.page.locator("#welcome h1")).to_be_visible()
     yield visitor
+    _check(visitor)
+
+
+@pytest_asyncio.fixture(loop_scope="session", name="visitor")
+async def user_of_tab(tab: tuple[Visitor, PageUpstream]) -> AsyncIterator[Visitor]:
+    """The tab, loaded again with a new API key and without stored settings."""
+    visitor = tab[0]
+    await _reset(visitor)
+    await visitor.page.evaluate(
+        """key => {
+            localStorage.clear();
+            sessionStorage.clear();
+            sessionStorage.setItem("handoff.key", key);
+        }""",
+        secrets.token_hex(8),
+    )
+    await visitor.open()
+    yield visitor
+    _check(visitor)
+
+
+async def _reset(visitor: Visitor) -> None:
+    await visitor.page.unroute_all()
+    await visitor.page.context.set_offline(False)
+    await visitor.page.set_viewport_size(VIEWPORT)
+
+
+def _check(visitor: Visitor) -> None:
     problems, visitor.problems = visitor.problems, []
     assert not problems, problems

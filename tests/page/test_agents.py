@@ -7,6 +7,7 @@ from playwright.async_api import Route, expect
 
 from tests.behaviour.chat_client import agent_of
 from tests.fakes.upstream import FakeUpstream, text
+from tests.page.one_tab import tab_of_module, upstream_of_tab, user_of_tab  # noqa: F401
 from tests.page.visitor import Visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -65,8 +66,9 @@ async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstrea
 
 async def test_an_edit_keeps_what_the_dialog_does_not_show(visitor: Visitor) -> None:
     create = """async bodies => {
+        const key = sessionStorage.getItem("handoff.key");
         for (const body of bodies) {
-            const headers = { "Content-Type": "application/json" };
+            const headers = { "Content-Type": "application/json", Authorization: `Bearer ${key}` };
             await fetch("/v1/agents", { method: "POST", headers, body: JSON.stringify(body) });
         }
     }"""

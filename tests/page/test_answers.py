@@ -41,30 +41,30 @@ HOSTILE = {
     "an open fence": "```html\n<script>document.title='owned'</script>",
     "nesting": ">" * 1000 + " deep\n\n" + "".join("  " * depth + "- item\n" for depth in range(300)),
     "directions": "\u202egnitset\u202c \u2066x\u2069",
-    "a long line": "a" * 200_000,
     "svg and math": "<svg onload=\"document.title='owned'\"></svg><math><mtext><img src=x></mtext></math>",
     "frames": "<iframe src='https://evil.example'></iframe><form action='/v1/agents'><input></form>",
+    "a long line": "a" * 200_000,
 }
 
+FORBIDDEN = "script, img, iframe, style, form, input, svg:not(.icon), details, button.primary"
 
-@pytest.mark.parametrize("written", HOSTILE.values(), ids=HOSTILE.keys())
-async def test_hostile_model_output_does_nothing(
-    written: str, visitor: Visitor, upstream: FakeUpstream
-) -> None:
-    upstream.reply(text(written, chunks=3))
 
-    await visitor.ask("Hi")
+async def test_hostile_model_output_does_nothing(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(*(text(written, chunks=3) for written in HOSTILE.values()))
+    for count, name in enumerate(HOSTILE, start=1):
+        await visitor.ask(name, count)
+        assert await visitor.page.title() == "handoff-proxy", name
     await visitor.page.reload()
-    await visitor.wait_for_answer()
+    await visitor.wait_for_answer(len(HOSTILE))
 
     assert await visitor.page.title() == "handoff-proxy"
-    rendered = visitor.answer.locator(".md")
-    await expect(
-        rendered.locator("script, img, iframe, style, form, input, svg:not(.icon), details, button.primary")
-    ).to_have_count(0)
-    for address in await rendered.locator("a").evaluate_all("all => all.map(one => one.href)"):
-        assert address == "" or address.startswith(("https://", "http://", "mailto:"))
-    assert await rendered.locator("[style], [onerror], [onload], [onclick]").count() == 0
+    for name, answer in zip(HOSTILE, await visitor.page.locator("#turns .answer").all(), strict=True):
+        rendered = answer.locator(".md")
+        await expect(rendered, name).not_to_be_empty()
+        await expect(rendered.locator(FORBIDDEN), name).to_have_count(0)
+        for address in await rendered.locator("a").evaluate_all("all => all.map(one => one.href)"):
+            assert address == "" or address.startswith(("https://", "http://", "mailto:")), name
+        assert await rendered.locator("[style], [onerror], [onload], [onclick]").count() == 0, name
     assert await visitor.page.locator(".approval, .tool").count() == 0
 
 

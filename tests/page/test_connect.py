@@ -11,6 +11,7 @@ from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.conftest import PageUpstream
+from tests.page.one_tab import tab_of_module, upstream_of_tab, user_of_tab  # noqa: F401
 from tests.page.visitor import Visitor, visit
 from tests.server import TEAM_FILE, Served, serve
 
@@ -150,11 +151,13 @@ async def test_old_pinned_conversation_is_listed_and_the_next_page_follows(
 ) -> None:
     await visitor.page.evaluate(
         """async () => {
+            const headers = {
+                "Content-Type": "application/json", Authorization: `Bearer ${sessionStorage.getItem("handoff.key")}`,
+            };
             for (let number = 0; number < 45; number++) {
                 const metadata = { title: `Number ${number}`, ...(number ? {} : { pinned: "true" }) };
                 await fetch("/v1/conversations", {
-                    method: "POST", headers: { "Content-Type": "application/json" },
-                    body: JSON.stringify({ metadata }),
+                    method: "POST", headers, body: JSON.stringify({ metadata }),
                 }).then(response => response.json());
             }
         }"""

@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, text
+from tests.page.one_tab import tab_of_module, upstream_of_tab, user_of_tab  # noqa: F401
 from tests.page.visitor import Visitor, visit
 from tests.server import Served
 

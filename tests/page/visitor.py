@@ -83,8 +83,15 @@ class Visitor:
         await _expect_exact(self.page.locator("#turns .answer .md"), texts)
 
     async def api(self, path: str) -> Any:
-        """Return the JSON of a GET request of the page."""
-        return await self.page.evaluate("path => fetch(path).then(response => response.json())", path)
+        """Return the JSON of a GET request with the API key of the tab."""
+        return await self.page.evaluate(
+            """path => {
+                const key = sessionStorage.getItem("handoff.key");
+                const headers = key ? { Authorization: `Bearer ${key}` } : {};
+                return fetch(path, { headers }).then(response => response.json());
+            }""",
+            path,
+        )
 
 
 async def _expect_exact(locator: Locator, texts: list[str]) -> None:
