@@ -102,7 +102,7 @@ def create_app(
     """Return the application. Team files are read here; connections are opened when the application starts.
 
     ``app.state.teams`` has the names of the teams, ``app.state.models`` the models in use by name, and, once the
-    application has started, ``app.state.reload`` the ``TeamReload``.
+    application has started, ``app.state.reload`` the ``TeamReload``. ``retry_policy`` applies to all models.
 
     Raises:
         ConfigurationError: A team file has errors, or a setting does not match the team files.

@@ -104,8 +104,7 @@ class HttpExchange(Disconnect):
         ``announced_bytes`` is the length of the request's body, None if it is not known; ``body`` is the complete body,
         None if it is added later.
         """
-        self.has_happened = False
-        self.listener = None
+        super().__init__()
         self._connection: ExchangeConnection | None = connection
         self._transport = connection.transport
         self._flow = connection.flow
@@ -289,9 +288,9 @@ class HttpExchange(Disconnect):
     def _write_head(self, message: Message) -> None:
         status: int = message["status"]
         connection = self._connection
+        assert connection is not None
         # The server replaces the list each second.
-        defaults = connection.server_state.default_headers if connection is not None else ()
-        headers = [*defaults, *message.get("headers", ())]
+        headers = [*connection.server_state.default_headers, *message.get("headers", ())]
         by_name = dict(headers)
         lines = header_lines(headers, by_name)
         if self.more_body and self._may_not_read_body():

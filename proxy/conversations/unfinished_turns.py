@@ -64,7 +64,7 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
 
 
 def may_repeat(query: ResolverQuery, conversation_id: str | None) -> bool:
-    """Whether the request can repeat that of an earlier turn of the conversation; None for a new one."""
+    """Whether the request can repeat that of an earlier turn of the conversation (None: a new one)."""
     team = query.team
     return bool(query.new_messages) and (team.has_effects if conversation_id is None else team.has_tools)
 
@@ -72,7 +72,9 @@ def may_repeat(query: ResolverQuery, conversation_id: str | None) -> bool:
 async def find_repetition(
     query: ResolverQuery, parent: ChainTurn | None, transcript: Transcript, conversation_id: str | None
 ) -> Repetition | RunningMatch | None:
-    """Return the turn whose request this one repeats, which ``may_repeat``; the other arguments are of the new turn.
+    """Return the turn whose request this one repeats; the other arguments are of the new turn.
+
+    Only for a request that ``may_repeat``.
 
     A client that sends only new messages repeats the input of the newest turn.
     """

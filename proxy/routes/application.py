@@ -48,6 +48,7 @@ class Application(FastAPI):
         """Dispatch requests for a path directly to an endpoint that also has a route.
 
         The route serves requests that do not match exactly: below a ``root_path``, or with another method.
+        The middleware around direct endpoints counts each request as the start of a turn.
         """
         self._direct_endpoints[method, path] = endpoint
         self._served_directly[method, path] = _within(self._around_direct, endpoint)

@@ -60,7 +60,7 @@ class ChatCompletions:
             body, connection, access.caller, access.terms
         ):
             return None
-        request = services.decode_chat(body) if is_short(body) else await decode_long_chat(services, body)
+        request = services.decode_chat(body) if is_short(body) else await decode_chat_body(services, body)
         if IDEMPOTENCY_KEY in headers:
             body = await comparable_body(body, headers)
         turn_request, options = chat_turn_request(services, access, headers, body, request)
@@ -110,7 +110,7 @@ class ResumedStream:
         await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)
 
 
-async def decode_long_chat(services: Services, body: bytes) -> ChatRequest:
+async def decode_chat_body(services: Services, body: bytes) -> ChatRequest:
     """Return the decoded body of a chat completion, in a thread if that may take long."""
     quickly = partial(decode_chat_without_schemas, max_messages=services.settings.max_messages)
     return await decode_body(services.decode_chat, quickly, body)

@@ -267,7 +267,7 @@ def request_context(scope: Scope) -> tuple[Services, dict[str, str], Access]:
     services: Services = scope["app"].state.services
     state = scope["state"]
     try:
-        # Middleware has needed both, except for requests that start no turn.
+        # Middleware has needed both, except for requests that start no turn or have no valid key.
         return services, state["headers"], state["access"]
     except KeyError:
         return services, headers_of(scope), access_of(scope, services)

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 
 from proxy.auth import Access
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
-from proxy.routes.chat_completions import chat_turn_request, decode_long_chat, with_response_format
+from proxy.routes.chat_completions import chat_turn_request, decode_chat_body, with_response_format
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.model_suggestions import with_suggestions
@@ -127,7 +127,7 @@ class WebSocketSession:
     async def _start(self, message: ClientMessage) -> None:
         types = message.wanted
         self._check_stream_count()
-        request = await decode_long_chat(self._services, message.body)
+        request = await decode_chat_body(self._services, message.body)
         access = Access(self._caller, self._services.keys.terms_of(self._caller))
         headers = self._headers_with(message)
         body = await comparable_body(message.body, headers)

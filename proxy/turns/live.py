@@ -354,7 +354,7 @@ class LiveTurn:
             self.close_relay()
         readers = self._readers
         # Nearly always there is one.
-        self._readers = () if len(readers) == 1 else tuple([one for one in readers if one is not reader])
+        self._readers = () if readers == (reader,) else tuple([one for one in readers if one is not reader])
         if not reader.is_observer:
             self._clients -= 1
             self.has_readers = self._clients > 0

@@ -160,7 +160,7 @@ class CorsMiddleware:
         if not policy.is_allowed_host(host):
             return answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
         if not origin and headers.are_shared:
-            # A policy can only become more permissive, see ``set_needs_keys``.
+            # Its check of hosts can only become more permissive, see ``set_needs_keys``.
             headers.accepted_by = policy
         if not origin or scope["path"].startswith(STATIC_FILES):
             return self._app(scope, receive, send)

@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from proxy.errors import ConfigurationError
-from proxy.store.engine.sqlite import Settle, SqliteDatabase
+from proxy.store.engine.errors import Settle
+from proxy.store.engine.sqlite import SqliteDatabase
 
 R = TypeVar("R")
 
@@ -64,8 +65,9 @@ class Database(Protocol):
         ...
 
     def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
-        """Run a write transaction like ``write``, without a task: ``settle`` gets its result or error, and then returns
-        to the event loop.
+        """Run a write transaction like ``write``.
+
+        ``settle`` gets its result or error, once, in a later iteration of the event loop.
         """
         ...
 

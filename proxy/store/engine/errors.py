@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError, InterfaceError
 
 from proxy.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
+
+Settle = Callable[[Any, BaseException | None], None]
+"""Gets the result of some work, or the error, in the event loop."""
 
 # Result codes of SQLite (sqlite.org/rescode.html); the low byte is the kind.
 _SQLITE_TRANSIENT = {

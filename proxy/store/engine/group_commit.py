@@ -87,7 +87,7 @@ class WriteStatements:
         return given
 
     def _single(self, connection: Connection, work: Work) -> Any:
-        """Execute the only write of a group.
+        """Execute one write.
 
         Raises:
             Lost: The turn cannot be begun, or what it needs is part of ``alone``.

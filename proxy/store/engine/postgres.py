@@ -17,8 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import StoreUnavailable
-from proxy.store.engine.errors import READ_ONLY, Unavailable, refused_read, unavailability
-from proxy.store.engine.sqlite import Settle
+from proxy.store.engine.errors import READ_ONLY, Settle, Unavailable, refused_read, unavailability
 from proxy.store.sql.dialects import decode_json
 from proxy.store.sql.tables import add_postgresql_conditions, encode_json
 
@@ -73,7 +72,7 @@ class PostgresDatabase:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._write_connection: AsyncConnection | None = None
-        self._commit: asyncio.Task[None] | None = None
+        self._commit_task: asyncio.Task[None] | None = None
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run ``work`` in a read-only transaction. Transient errors are retried until the time limit."""
@@ -123,7 +122,7 @@ class PostgresDatabase:
         """Run ``work`` like ``write`` in a task, and pass on its result or error."""
         writing = self._write_and_settle(work, settle, is_durable=is_durable)
         # The event loop has no strong reference to it.
-        self._commit = asyncio.create_task(writing, name="store commit")
+        self._commit_task = asyncio.create_task(writing, name="store commit")
 
     async def _write_and_settle(
         self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool

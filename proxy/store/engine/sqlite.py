@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import StoreUnavailable
-from proxy.store.engine.errors import Unavailable, cause_of, refused_read, unavailability
+from proxy.store.engine.errors import Settle, Unavailable, cause_of, refused_read, unavailability
 from proxy.store.engine.sqlite_file import DatabaseFile, Identity, make_file
 from proxy.store.sql.dialects import decode_json
 from proxy.store.sql.tables import encode_json
@@ -29,8 +29,6 @@ from proxy.store.sql.tables import encode_json
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-Settle = Callable[[Any, BaseException | None], None]
-"""Gets the result of some work, or the error, in the event loop."""
 _Job = tuple[Callable[[Connection], Any], Settle, Callable[[], bool] | None, str | None, bool]
 """The work and its receiver; whether it is not needed any more; the pragma to set before it; if in a transaction."""
 
@@ -125,13 +123,19 @@ class SqliteDatabase:
         if self._commits >= 2 * CHECKPOINT_COMMITS and self._checkpoint is not None:
             # The checkpoint takes longer than committing as many pages again: without this wait, the log would grow
             # without bound.
-            later = partial(self.commit, work, settle, is_durable=is_durable)
+            later = partial(self._commit_later, work, settle, is_durable=is_durable)
             self._checkpoint.add_done_callback(lambda _: later())
             return
         self._writer.start(work, settle, pragma=_WAITING_FOR_DISK if is_durable else _NOT_WAITING)
         self._commits += 1
         if self._commits >= CHECKPOINT_COMMITS and self._checkpoint is None:
             self._checkpoint = asyncio.create_task(self._copy_log(), name="SQLite checkpoint")
+
+    def _commit_later(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool) -> None:
+        try:
+            self.commit(work, settle, is_durable=is_durable)
+        except Exception as error:  # noqa: BLE001 - of a callback, which nothing waits for
+            settle(None, error)
 
     def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> asyncio.Future[R]:
         """Run ``work`` like ``commit``, and return its result."""
@@ -210,7 +214,7 @@ class _Threads:
         self._unfinished = 0
         """Jobs that wait or run; used in the event loop only."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        """That of the first job, and of all."""
+        """That of all jobs; set with the first thread."""
 
     def run(
         self, work: Callable[[Connection], R], pragma: str | None = None, *, in_transaction: bool = True
@@ -231,7 +235,7 @@ class _Threads:
         pragma: str | None = None,
         in_transaction: bool = True,
     ) -> None:
-        """Run the work in a thread, after setting the pragma; a cancelled job that has not started is left away."""
+        """Run the work in a thread, after setting the pragma; one that ``is_cancelled`` before it starts is skipped."""
         self._jobs.put((work, settle, is_cancelled, pragma, in_transaction))
         self._unfinished += 1
         if self._unfinished > len(self._threads) < self._count:

@@ -26,9 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
-from proxy.store.engine.errors import Unavailable, cause_of
+from proxy.store.engine.errors import Settle, Unavailable, cause_of
 from proxy.store.engine.group_commit import Lost, Work, WriteStatements
-from proxy.store.engine.sqlite import Settle
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -57,7 +56,7 @@ class Writable(Protocol):
         ...
 
     def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
-        """Do the same without a task; ``settle`` gets the result or the error."""
+        """Do the same. ``settle`` gets the result or error, once, in a later iteration of the event loop."""
         ...
 
 
@@ -126,7 +125,7 @@ class Writer:
             StoreUnavailable: The writer is closed. The result is this error if it was not written within the time
                 limit, or cannot be written.
         """
-        if self._is_closing:
+        if self._is_closing or self.task.done():
             raise StoreUnavailable
         deadline = self._loop.time() + self._time_limit
         if self._timer is None:
@@ -168,6 +167,9 @@ class Writer:
 
     def _start_commit(self) -> None:
         """Commit the next group, if there is one."""
+        if self._failure.done():
+            # The task was cancelled.
+            return
         try:
             while self._queue:
                 if group := self._next_group():
@@ -189,6 +191,9 @@ class Writer:
 
     def _settle(self, given: Any, error: BaseException | None) -> None:
         """Give the results of the group to its waiters, and commit the next one."""
+        if self._failure.done():
+            # The task was cancelled.
+            return
         if error is not None:
             self._failure.set_result(error)
             return
@@ -269,7 +274,7 @@ class Writer:
             given = await self._database.write(
                 partial(self._writing.together, group=works), is_durable=any(map(_is_durable, works))
             )
-        except Exception as error:  # noqa: BLE001 - see there
+        except Exception as error:  # noqa: BLE001 - reported by ``_commit_apart``
             await self._commit_apart(group, error)
         else:
             self._resolve_waiters(group, given)

@@ -127,7 +127,8 @@ class BodyDecoder(Generic[Body]):
 
         Raises:
             msgspec.DecodeError: The text is anything else.
-            UnicodeDecodeError, RecursionError: As above.
+            UnicodeDecodeError: The text is not UTF-8.
+            RecursionError: It is nested too deeply.
         """
         return self._decode_whole(text)
 

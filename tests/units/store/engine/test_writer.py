@@ -11,8 +11,7 @@ from sqlalchemy import Connection
 
 from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.store.engine.database import Database, open_database
-from proxy.store.engine.errors import Unavailable
-from proxy.store.engine.sqlite import Settle
+from proxy.store.engine.errors import Settle, Unavailable
 from proxy.store.turns import SqlHistory
 from proxy.turns.records import Begun
 from tests.fakes.turn_records import new_turn, the_end
