@@ -108,3 +108,24 @@ def test_rows_of_plain_items_are_those_of_a_list() -> None:
 def test_a_short_list_is_rows() -> None:
     assert input_items(LONG[: LONG_LIST - 1]) == item_rows(LONG[: LONG_LIST - 1], is_input=True)
     assert msgspec.json.decode(item_rows(LONG[:1], is_input=True)[0][3], type=UserMessage) == MESSAGES[0]
+
+
+def test_each_member_is_read_that_one_of_many_plain_messages_has() -> None:
+    plain = [Item(UserMessage("Hi.")), Item(AssistantMessage("Hello!"), "sales")] * LONG_LIST
+    said = AssistantMessage("x")
+    members = [
+        Item(said, "sales", state=ProviderState("p")),
+        Item(said, "sales", compaction=Compaction()),
+        Item(said, "sales", tokens=9),
+        Item(said, "sales", delegate=DelegateRecord("b", [], [])),
+        Item(said, "sales", handoff=HandoffRecord("sales", "support")),
+    ]
+    # A further member of stored messages needs a case here, and in the search for members.
+    assert len(members) == len(Item.__struct_fields__) - len(("message", "agent", "visible"))
+
+    for member in members:
+        rows = [
+            (text, name, visible) for _, name, visible, text in item_rows([*plain, member], is_input=False)
+        ]
+
+        assert to_items(rows) == [*plain, member]
