@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -291,8 +291,7 @@ class HttpExchange(Disconnect):
         assert connection is not None
         # The server replaces the list each second.
         headers = [*connection.server_state.default_headers, *message.get("headers", ())]
-        by_name = dict(headers)
-        lines = header_lines(headers, by_name)
+        lines, by_name = header_lines(headers)
         if self.more_body and self._may_not_read_body():
             self.keep_alive = False
         announced = by_name.get(b"content-length")
@@ -405,13 +404,13 @@ def _says_close(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
-def header_lines(headers: Sequence[tuple[bytes, bytes]], by_name: Mapping[bytes, bytes]) -> bytes:
-    """Return the lines of the headers of a response, whose names are in lower case; ``by_name`` are the same headers.
+def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return the lines of the headers of a response, whose names are in lower case, and their last values by name.
 
     Raises:
         RuntimeError: A name or a value is not valid.
     """
-    lines = b"\r\n".join([*map(_line_of, headers), b""])
+    lines, by_name = b"\r\n".join([*map(_line_of, headers), b""]), dict(headers)
     if (
         # What is left are the ends of the lines.
         lines.translate(None, _OF_VALUES) != b"\r\n" * len(headers)
@@ -419,4 +418,4 @@ def header_lines(headers: Sequence[tuple[bytes, bytes]], by_name: Mapping[bytes,
         or b"" in by_name
     ):
         raise RuntimeError("Invalid HTTP header.")
-    return lines
+    return lines, by_name

@@ -405,7 +405,7 @@ def test_a_response_without_headers_has_no_lines() -> None:
 
 
 def lines_of(*headers: tuple[bytes, bytes]) -> bytes:
-    return header_lines(headers, dict(headers))
+    return header_lines(headers)[0]
 
 
 # --- the extensions ---------------------------------------------------------------------------------------------

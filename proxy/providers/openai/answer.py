@@ -78,14 +78,13 @@ class ProviderAnswer:
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(model.alarm_clock, self._give_up)
         self._response: Response | None = None
-        # The next ones are those of the response, see ``_begin``.
-        self._is_whole: bool
-        self._start: bytes | None
+        self._is_whole = False
+        self._start: bytes | None = None
         """The first bytes of the body, read to distinguish JSON from an event stream."""
-        self._reason_deadline: float | None
-        self._has_received: bool
+        self._reason_deadline: float | None = None
         self._may_continue = False
         """Whether the deadline is for a reader whose answer may continue."""
+        self._has_received = False
         self._sender: asyncio.Task[object] | None = None
         """The task that waits for the head of the response."""
         self._is_late = False

@@ -18,7 +18,7 @@ class TextJoiner(Struct, gc=False):
     """Inserts separators between the texts of a turn, delta by delta."""
 
     is_paused: bool = False
-    """Whether a separator may precede the next text; ``pause`` without the call."""
+    """Whether a separator may precede the next text."""
     _tail: str = ""
 
     @property
@@ -57,7 +57,7 @@ def visible_text(events: Iterable[Event]) -> str:
             deltas.append(event.text)
         elif deltas and (type(event) is ModelCalled or type(event) is Handoff):
             texts.append(joints.join("".join(deltas)))
-            joints.is_paused = True
+            joints.pause()
             deltas.clear()
     if deltas:
         texts.append(joints.join("".join(deltas)))

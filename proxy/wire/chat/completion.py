@@ -137,14 +137,14 @@ class CompletionBuilder(Struct):
         if type(event) in EXTENSION_ONLY:
             return
         if type(event) is ModelCalled:
-            self._joints.is_paused = True
+            self._joints.pause()
             return
         # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
             case Completed():
                 self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
             case Handoff():
-                self._joints.is_paused = True
+                self._joints.pause()
             case RefusalDelta():
                 self._refusal.append(event.text)
                 if event.logprobs is not None:

@@ -100,7 +100,7 @@ class HandoffExtensionEncoder(Struct):
         if type(event) is TextDelta:
             return self._output()
         if type(event) is ModelCalled:
-            self._joints.is_paused = True
+            self._joints.pause()
             add_call(self._uses, event)
             return None
         if type(event) in _UNREPORTED:

@@ -198,7 +198,7 @@ class ChunkEncoder:
             text = self._text(event)
             return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
         if type(event) is ModelCalled:
-            self._joints.is_paused = True
+            self._joints.pause()
             return []
         if type(event) in EXTENSION_ONLY:
             return []
@@ -206,7 +206,7 @@ class ChunkEncoder:
             case Completed():
                 return self._end(finish_reason_for(event.finish_reason, self._options), event)
             case Handoff():
-                self._joints.is_paused = True
+                self._joints.pause()
             case RefusalDelta():
                 self._refused = True
                 refusal = self._refusal(event)
