@@ -391,6 +391,15 @@ class InternalTurnError(TurnFailed):
         super().__init__("The server had an error while processing your request. Sorry about that!")
 
 
+class AnswerNotStored(TurnFailed):
+    """The turn is complete, but its request had ``store: false``, and its events are not in memory any more."""
+
+    code = "answer_not_stored"
+
+    def __init__(self) -> None:
+        super().__init__("The response to this request was not stored, so it cannot be repeated.")
+
+
 class TurnInterrupted(TurnFailed):
     """The worker that ran the turn has ended, and the turn could not be continued."""
 

@@ -12,7 +12,7 @@ from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import Step
 from proxy.conversations.tool_results import pending_call
-from proxy.errors import InternalTurnError, ProxyError, TurnInterrupted, TurnLeaseLost
+from proxy.errors import AnswerNotStored, InternalTurnError, ProxyError, TurnInterrupted, TurnLeaseLost
 from proxy.events import (
     Cancelled,
     ClosingEvent,
@@ -236,6 +236,8 @@ def _failure_without_log(record: TurnRecord, usage: Usage) -> Failed:
     error: ProxyError = InternalTurnError()
     if record.status == "interrupted":
         error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else TurnInterrupted()
+    elif not record.is_stored:
+        error = AnswerNotStored()
     failed = failed_event(error, usage, ran_effects=record.ran_effects or record.status != "interrupted")
     ran = _ran_tools(record)
     if not ran:

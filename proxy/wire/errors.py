@@ -91,6 +91,7 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "agent_failed": ErrorKind(502, "server_error"),
     "response_format_not_met": ErrorKind(502, "server_error"),
     "turn_timeout": ErrorKind(504, "server_error", is_permanent=True),
+    "answer_not_stored": ErrorKind(409, "invalid_request_error", is_permanent=True),
     "turn_interrupted": ErrorKind(503, "server_error", retry_after=1),
     "turn_taken_over": ErrorKind(409, "server_error", retry_after=1),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from proxy.conversations.fingerprints import Transcript, last_answer_of
 from proxy.conversations.resolver import ResolvedTurn
-from proxy.errors import InternalTurnError, TurnLeaseLost
+from proxy.errors import AnswerNotStored, InternalTurnError, TurnLeaseLost
 from proxy.events import (
     Cancelled,
     ClosingEvent,
@@ -202,9 +202,9 @@ def test_a_turn_whose_result_was_not_stored_has_failed() -> None:
 # --- from the store ---
 
 
-async def record_of(**end: Any) -> TurnRecord:
+async def record_of(*, is_stored: bool = True, **end: Any) -> TurnRecord:
     history = MemoryHistory()
-    new = new_turn(id="t")
+    new = new_turn(id="t", is_stored=is_stored)
     begun = await history.begin(new)
     await history.finish(the_end(begun.turn, **end))
     record = await history.turn("alice", "t")
@@ -283,6 +283,14 @@ async def test_a_reader_of_a_turn_without_stored_events_gets_a_failure_with_its_
     assert closing.message.startswith(InternalTurnError().message)
     assert "look_up" in closing.message
     assert not closing.is_repeatable
+
+
+async def test_a_reader_of_a_turn_without_stored_content_gets_an_error_that_says_so() -> None:
+    record = await record_of(is_stored=False)
+    closing = entries_of(record)[-1].event
+
+    assert isinstance(closing, Failed)
+    assert (closing.code, closing.is_repeatable) == (AnswerNotStored.code, False)
 
 
 async def test_the_log_of_a_deleted_turn_is_empty() -> None:

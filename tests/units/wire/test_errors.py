@@ -13,6 +13,7 @@ import pytest
 from proxy import errors
 from proxy.errors import (
     AgentNotFound,
+    AnswerNotStored,
     ApiKeyMissing,
     ApprovalNotFound,
     BodyTooLarge,
@@ -141,6 +142,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (ResponseFormatNotMet(), 502, "server_error", "response_format_not_met", None, {}),
     (TurnTimeout(600), 504, "server_error", "turn_timeout", None, NEVER),
     (InternalTurnError(), 500, "server_error", "internal_error", None, {}),
+    (AnswerNotStored(), 409, "invalid_request_error", "answer_not_stored", None, NEVER),
     (TurnInterrupted(), 503, "server_error", "turn_interrupted", None, after(1)),
     (TurnTakenOver(), 409, "server_error", "turn_taken_over", None, after(1)),
     (TurnLeaseLost(), 503, "server_error", "turn_lease_lost", None, after(1)),
