@@ -24,7 +24,9 @@ GZIP = ("gzip", "x-gzip")
 _MAX_BYTES_IN_LOOP = 16_384
 _MAX_TEXT_IN_LOOP = 131_072
 """The same for a body without schemas: its decoding takes 1 to 3 µs per kilobyte of usual text, at most 45 of anything
-else, and a thread costs 100 µs."""
+else within ``_MAX_OBJECTS_IN_LOOP``, and a thread costs 100 µs."""
+_MAX_OBJECTS_IN_LOOP = 4_096
+"""Opening braces; a list of the Responses API can have an item in eleven bytes."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
@@ -194,7 +196,11 @@ async def decode_body(
     """
     if is_short(body):
         return decode(body)
-    if len(body) <= _MAX_TEXT_IN_LOOP and (decoded := decode_quickly(body)) is not None:
+    if (
+        len(body) <= _MAX_TEXT_IN_LOOP
+        and body.count(b"{") <= _MAX_OBJECTS_IN_LOOP
+        and (decoded := decode_quickly(body)) is not None
+    ):
         return decoded
     return await asyncio.to_thread(decode, body)
 

@@ -38,21 +38,23 @@ def test_headers_are_forgotten_but_middleware_around_another_server_s_applicatio
 
 
 @pytest.mark.parametrize(
-    ("size", "is_quick", "is_in_thread"),
+    ("size", "objects", "is_quick", "is_in_thread"),
     [
-        (16_384, False, False),
-        (16_385, False, True),
-        (16_385, True, False),
-        (131_072, True, False),
-        (131_073, True, True),
+        (16_384, 16_384, False, False),
+        (16_385, 1, False, True),
+        (16_385, 4_096, True, False),
+        (16_385, 4_097, True, True),
+        (131_072, 1, True, False),
+        (131_073, 1, True, True),
     ],
 )
 async def test_a_long_body_is_decoded_in_a_thread_unless_that_is_quick(
-    size: int, is_quick: bool, is_in_thread: bool
+    size: int, objects: int, is_quick: bool, is_in_thread: bool
 ) -> None:
     def decode(body: bytes) -> tuple[int, bool]:
         return len(body), threading.current_thread() is not threading.main_thread()
 
-    decoded = await decode_body(decode, lambda body: decode(body) if is_quick else None, b" " * size)
+    body = (b"{" * objects).ljust(size)
+    decoded = await decode_body(decode, lambda body: decode(body) if is_quick else None, body)
 
     assert decoded == (size, is_in_thread)
