@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, func, select, tuple_
+from sqlalchemy import CTE, ColumnElement, Connection, Row, func, select, tuple_
 
 from proxy.conversations.repository import ConversationQuery, StoredItem
 from proxy.messages import ForeignItem
@@ -15,6 +15,7 @@ from proxy.store.sql.conversation_list import Outlines, may_be_about
 from proxy.store.sql.dialects import is_given, statements
 from proxy.store.sql.stored_completions import has_metadata, storable_pairs, visible_to
 from proxy.store.sql.tables import conversations, foreign_items, items, newest_turns, turns
+from proxy.store.sql.turn_statements import of_each
 from proxy.turns.records import Conversation, Page
 
 _UPDATED_AT: ColumnElement[float] = func.coalesce(
@@ -40,16 +41,13 @@ class ConversationQueries:
     def __init__(self, dialect: str) -> None:
         self._of_caller = select(conversations).where(is_given(conversations.c.caller))
         self._by_id = self._of_caller.where(is_given(conversations.c.id))
-        path = _path(self._by_id.with_only_columns(conversations.c.head))
-        self._items = (
-            select(path.c.key, path.c.id, path.c.pending)
-            .add_columns(items.c.position, items.c.agent, items.c.visible, items.c.message)
-            .join(items, items.c.turn == path.c.key)
-            .order_by(path.c.key, items.c.position)
-        )
-        self._foreign: Select[Any] = select(
-            path.c.key, path.c.id, path.c.pending, foreign_items.c.position, foreign_items.c.body
-        ).join(foreign_items, foreign_items.c.turn == path.c.key)
+        path = _path(dialect, self._by_id.with_only_columns(conversations.c.head))
+        turn, of, of_foreign = (path.c.key, path.c.id, path.c.pending), items.c, foreign_items.c
+        item = select(*turn, of.position, of.agent, of.visible, of.message).select_from(items)
+        found = of_each(dialect, path, of.turn == path.c.key, item)
+        self._items = found.order_by(found.selected_columns.key, found.selected_columns.position)
+        foreign = select(*turn, of_foreign.position, of_foreign.body).select_from(foreign_items)
+        self._foreign = of_each(dialect, path, of_foreign.turn == path.c.key, foreign)
         self._turn_ids = select(path.c.id).order_by(path.c.key)
         self._outlines = statements(Outlines, dialect)
         self._has_metadata = has_metadata(dialect, conversations)
@@ -103,11 +101,11 @@ class ConversationQueries:
         return list(connection.scalars(self._turn_ids, {"of_caller": caller, "of_id": conversation_id}))
 
 
-def _path(head: Any) -> CTE:
+def _path(dialect: str, head: Any) -> CTE:
     """The turns from the head to the root."""
     columns = [turns.c.key, turns.c.parent, turns.c.id, turns.c.pending]
     path = select(*columns).where(turns.c.key == head.scalar_subquery()).cte("path", recursive=True)
-    return path.union_all(select(*columns).join(path, turns.c.key == path.c.parent))
+    return path.union_all(of_each(dialect, path, turns.c.key == path.c.parent, select(*columns)))
 
 
 def _stored_item(row: Row[Any]) -> StoredItem:

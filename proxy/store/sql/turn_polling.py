@@ -24,7 +24,8 @@ class TurnPolling:
         )
         there = conversations.c.key
         self._there = for_each(dialect, wanted.c.value, there, select(there))
-        # Not one by one: a database may look for the largest key of one conversation among those of all.
+        # Grouped, although PostgreSQL runs it for each conversation: without GROUP BY, a plan may read the turns of all
+        # conversations from the largest key on.
         newest = select(of.conversation, func.max(of.key)).where(*_HAS_EVENTS).group_by(of.conversation)
         self._newest = for_each(dialect, wanted.c.value, of.conversation, newest)
         self._behind: Select[Any] = (

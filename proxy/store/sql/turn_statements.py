@@ -102,7 +102,7 @@ def conversation() -> Select[Any]:
 def chain(dialect: str) -> Select[Any]:
     """Select a turn and its ancestors, the root first."""
     # Not a join: SQLite reads the turns of a list in the order of their keys, and would sort those of a join.
-    found = for_each(dialect, _chain().c.key, turns.c.key, _chain_turn())
+    found = for_each(dialect, _chain(dialect).c.key, turns.c.key, _chain_turn())
     return found.order_by(found.selected_columns[0])
 
 
@@ -123,7 +123,7 @@ def branch(dialect: str) -> Select[Any]:
     with a fingerprint: its key (None if there is none) and the fingerprint.
     """
     # One row: for each row of a result, SQLite's driver releases the interpreter lock and takes it again.
-    path, newest = _chain().c, newest_turns.c
+    path, newest = _chain(dialect).c, newest_turns.c
     unstored = func.count().filter(~path.is_stored)
     known = func.max(path.key).filter(path.fingerprint.is_not(None))
     ancestors = select(list_of(dialect, path.key).label("keys"), unstored == 0, known.label("known"))
@@ -163,11 +163,19 @@ def items_of_branch(dialect: str) -> Select[Any]:
     )
 
 
-def _chain() -> CTE:
+def _chain(dialect: str) -> CTE:
     of = turns.c
     columns = (of.key, of.parent, of.is_stored, of.fingerprint)
     chain = select(*columns).where(of.key == bindparam("turn")).cte("chain", recursive=True)
-    return chain.union_all(select(*columns).join(chain, of.key == chain.c.parent))
+    return chain.union_all(of_each(dialect, chain, of.key == chain.c.parent, select(*columns)))
+
+
+def of_each(dialect: str, found: CTE, condition: ColumnElement[bool], query: Select[Any]) -> Select[Any]:
+    """Return the query for the rows that fulfil the condition with a row of ``found``, such as the parents of turns.
+
+    A query that selects columns of ``found`` too names its own table with ``select_from``.
+    """
+    return query.join(found, condition) if dialect == "sqlite" else lateral(found, query.where(condition))
 
 
 def _place(column: Column[Any], *, is_within: bool) -> Select[Any]:

@@ -14,6 +14,7 @@ from proxy.store.sql import rows, stored_items
 from proxy.store.sql.attendance import AttendanceStatements
 from proxy.store.sql.begin_turn import begin_of
 from proxy.store.sql.conversation_list import Outlines
+from proxy.store.sql.conversation_queries import ConversationQueries
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
@@ -51,9 +52,13 @@ def statements(on: Connection, number: int) -> dict[str, Callable[[], object]]:
 
     def later() -> None:
         follow = zip(names, turns, strict=True)
-        finish(on, begin(on, [new_turn(name, parent=turn, is_at_head=True) for name, turn in follow]))
+        begun = begin(on, [new_turn(name, parent=turn, is_at_head=True) for name, turn in follow])
+        finish(on, begun)
+        # The statements below get turns with a parent: those of a chain find nothing more for one without.
+        turns[:] = [one.turn for one in begun]
 
     polling, attendance = TurnPolling("postgresql"), AttendanceStatements("postgresql")
+    conversations = ConversationQueries("postgresql")
     return {
         "first turns": first,
         "later turns": later,
@@ -69,6 +74,8 @@ def statements(on: Connection, number: int) -> dict[str, Callable[[], object]]:
         "poll": lambda: polling.poll(on, turns, keys),
         "attendance": lambda: attendance.attendance(on, turns),
         "outlines": lambda: Outlines("postgresql").outlines(on, keys),
+        "items of a conversation": lambda: conversations.items(on, "alice", names[0]),
+        "turns of a conversation": lambda: conversations.turn_ids(on, "alice", names[0]),
         "running workers": lambda: reading.running_workers(on),
     }
 
@@ -99,14 +106,10 @@ def copy(on: Connection) -> None:
     insert("conversations", columns_of("conversations"), id="'copy' || i")
     digests = {name: f"md5('{name}' || i)" for name in ("fingerprint", "last_answer", "body_digest")}
     insert("turns", columns_of("turns"), id="'copy' || i", **digests)
-    on.execute(
-        text("INSERT INTO items SELECT key, 0, true, NULL, true, '{}' FROM turns WHERE id LIKE 'copy%'")
-    )
-    on.execute(
-        text(
-            "INSERT INTO pending_calls SELECT caller, id, key, conversation FROM turns WHERE id LIKE 'copy%'"
-        )
-    )
+    copied = "FROM turns WHERE id LIKE 'copy%'"
+    on.execute(text(f"INSERT INTO items SELECT key, 0, true, NULL, true, '{{}}' {copied}"))
+    on.execute(text(f"INSERT INTO foreign_items SELECT key, 1, '{{}}' {copied}"))
+    on.execute(text(f"INSERT INTO pending_calls SELECT caller, id, key, conversation {copied}"))
 
 
 async def rows_read(database: Database, number: int) -> dict[str, int]:
