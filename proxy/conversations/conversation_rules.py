@@ -33,7 +33,7 @@ def empty_conversation(query: ResolverQuery) -> Search | None:
 
 async def _empty_conversation(query: ResolverQuery) -> RuleMatch:
     request = query.request
-    found = await find_transcript(query, None)
+    found = await find_transcript(query, None, with_branch=False)
     agent = found.agent if found is not None else query.named_agent
     return RuleMatch(request.id_source, request.conversation_id, agent=agent)
 

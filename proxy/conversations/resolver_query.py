@@ -21,9 +21,6 @@ from proxy.turns.request import Match, TurnRequest
 
 MAX_INPUTS = 16
 """Number of positions in a list, from its end, at which the input of a turn can end."""
-FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
-"""Number of fingerprints per query: in the first one, from the end of the list, and in each further one. All of those
-of a long list that this worker has not seen: they are probably not stored."""
 
 
 class ResolverQuery:
@@ -32,7 +29,6 @@ class ResolverQuery:
     __slots__ = (
         "_beginnings",
         "_fingerprints",
-        "_is_new_list",
         "conversation",
         "last_assistant",
         "messages",
@@ -85,7 +81,6 @@ class ResolverQuery:
         # Texts of a conversation that is not stored are not cached either.
         self._beginnings = beginnings if request.is_stored else None
         self._fingerprints: _Fingerprints | None = None
-        self._is_new_list = False
 
     def of_no_end_user(self) -> ResolverQuery | None:
         """Return the same query for turns with the fingerprints of no end user; None if it would find nothing else.
@@ -133,7 +128,6 @@ class ResolverQuery:
         limit = ends[0] + 1 if ends else len(self.messages)
         beginnings = self._beginnings if limit >= MIN_MESSAGES else None
         known = beginnings.find(self.scope, self.messages, limit) if beginnings is not None else None
-        self._is_new_list = beginnings is not None and known is None
         boundaries = [*known.boundaries] if known is not None else []
         begin = len(known.texts) if known is not None else 0
         transcript = Transcript(boundaries[-1][1] if boundaries else self.scope)
@@ -148,12 +142,6 @@ class ResolverQuery:
             beginnings.add(self.scope, self.messages, limit, boundaries, known)
         self._fingerprints = transcript, boundaries, inputs
         return self._fingerprints
-
-    @property
-    def is_new_list(self) -> bool:
-        """Whether the list is long and does not continue one that this worker has seen."""
-        self._all_fingerprints()
-        return self._is_new_list
 
     @property
     def last_answer(self) -> bytes | None:
@@ -245,13 +233,18 @@ class TranscriptMatch(Struct, frozen=True):
     """That of ``place``, if it has been read."""
 
 
-async def find_transcript(query: ResolverQuery, conversation: Conversation | None) -> TranscriptMatch | None:
+async def find_transcript(
+    query: ResolverQuery, conversation: Conversation | None, *, with_branch: bool = True
+) -> TranscriptMatch | None:
     """Return the turn with the longest known transcript at the beginning of the messages, or the newest with the last
-    answer; with ``conversation``, only its turns are searched.
+    answer; with ``conversation``, only its turns are searched. Without ``with_branch``, it has no ``branch``.
     """
     if query.last_assistant < 0:
         return None
-    found = await _longest(query, conversation)
+    within = conversation.key if conversation else None
+    found = await query.turns.find_longest(
+        query.boundaries, query.last_answer, conversation=within, with_branch=with_branch
+    )
     place, index, latest = found.place, found.index, found.latest
     exact: TranscriptMatch | None = None
     if place is not None:
@@ -264,7 +257,8 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
             return exact
     trusted = exact.place if exact is not None else None
     if place is not None:
-        within = conversation.key if conversation else trusted.conversation if trusted else None
+        if conversation is None and trusted is not None:
+            within = trusted.conversation
         latest = await _by_last_answer(query, within)
     if latest is None:
         return exact
@@ -275,48 +269,7 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     if trusted is None:
         return TranscriptMatch(latest.agent, is_last_answer=True, latest=latest)
     # Older messages were edited but the newest answer was not: the agent that gave it is the active one.
-    return TranscriptMatch(latest.agent, trusted, index + 1, latest=latest)
-
-
-class _Found(Struct, frozen=True):
-    """The place of the last fingerprint that is known, the index of its message, and its branch if that was read.
-
-    If none is known, ``latest`` is the newest turn with the last answer.
-    """
-
-    place: TurnMatch | None = None
-    index: int = -1
-    branch: Branch | None = None
-    latest: TurnMatch | None = None
-
-
-async def _longest(query: ResolverQuery, conversation: Conversation | None) -> _Found:
-    boundaries = query.boundaries
-    within = conversation.key if conversation else None
-    end, size = len(boundaries), NEXT_LOOKUPS if query.is_new_list else FIRST_LOOKUP
-    while end > 0:
-        begin = max(0, end - size)
-        part = boundaries[begin:end]
-        fingerprints = [fingerprint for _, fingerprint in part]
-        branch: Branch | None = None
-        if size == FIRST_LOOKUP:
-            # The last one is probably known: its branch is read with it.
-            places, branch = await query.turns.find_matches_and_branch(fingerprints, conversation=within)
-        elif begin > 0:
-            places = await query.turns.find_matches(fingerprints, conversation=within)
-        else:
-            # Probably none is known: the answer is looked up by the same read.
-            places, latest = await query.turns.find_matches_or_answer(
-                fingerprints, query.last_answer, conversation=within
-            )
-            if not places:
-                return _Found(latest=latest)
-        by_fingerprint = {place.fingerprint: place for place in places}
-        for index, fingerprint in reversed(part if places else ()):
-            if fingerprint in by_fingerprint:
-                return _Found(by_fingerprint[fingerprint], index, branch)
-        end, size = begin, NEXT_LOOKUPS
-    return _Found(latest=await _by_last_answer(query, within))
+    return TranscriptMatch(latest.agent, trusted, index + 1, latest=latest, branch=found.branch)
 
 
 async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> TurnMatch | None:

@@ -36,6 +36,7 @@ from proxy.turns.records import (
     CompletedTurn,
     Conversation,
     InputMatch,
+    LongestMatch,
     NewTurn,
     PollResult,
     Progress,
@@ -115,29 +116,20 @@ class SqlHistory:
     async def compactions(self, conversation: int) -> Sequence[Item]:
         return await self._database.read(lambda on: self._reading.compactions(on, conversation))
 
-    async def find_matches(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[TurnMatch]:
-        if not fingerprints:
-            return []
-        return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
-
-    async def find_matches_and_branch(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], Branch | None]:
+    async def find_longest(
+        self,
+        boundaries: Sequence[tuple[int, bytes]],
+        digest: bytes | None,
+        *,
+        conversation: int | None = None,
+        with_branch: bool = True,
+    ) -> LongestMatch:
         return await self._database.read(
-            lambda on: self._reading.places_and_branch(on, fingerprints, conversation)
+            lambda on: self._reading.longest(on, boundaries, digest, conversation, with_branch=with_branch)
         )
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
-
-    async def find_matches_or_answer(
-        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
-        return await self._database.read(
-            lambda on: self._reading.places_or_answer(on, fingerprints, digest, conversation)
-        )
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None

@@ -217,6 +217,19 @@ class Branch(Struct, frozen=True, gc=False):
         )
 
 
+class LongestMatch(Struct, frozen=True):
+    """The stored turn whose transcript is the longest known beginning of a list of messages."""
+
+    place: TurnMatch | None = None
+    """The newest turn with that transcript; None if no beginning is known."""
+    index: int = -1
+    """The index of the last message of the transcript."""
+    branch: Branch | None = None
+    """That of ``place``, if it is unique; None if it was not requested."""
+    latest: TurnMatch | None = None
+    """The newest turn with the last answer of the list, if no beginning is known."""
+
+
 class TurnRecord(Struct, frozen=True):
     """A stored turn."""
 

@@ -29,6 +29,7 @@ from proxy.turns.records import (
     CompletedTurn,
     Conversation,
     InputMatch,
+    LongestMatch,
     NewTurn,
     PollResult,
     Progress,
@@ -107,33 +108,25 @@ class TurnRepository(Protocol):
         """
         ...
 
-    async def find_matches(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[TurnMatch]:
-        """Return the newest turn with each known fingerprint, in any order.
+    async def find_longest(
+        self,
+        boundaries: Sequence[tuple[int, bytes]],
+        digest: bytes | None,
+        *,
+        conversation: int | None = None,
+        with_branch: bool = True,
+    ) -> LongestMatch:
+        """Return the turn with the last known fingerprint and its branch; else that of ``find_last_answer``.
 
-        With ``conversation``, only its turns are searched. One statement, whose cost does not grow with the number
-        of turns that share a fingerprint.
-        """
-        ...
-
-    async def find_matches_and_branch(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], Branch | None]:
-        """Return what ``find_matches`` does, and the branch of the turn with the last fingerprint, in one read.
-
-        None if that fingerprint is unknown or not unique.
+        ``boundaries`` are indexes of messages and their fingerprints, in order. One read, which does not look up all of
+        them if one of the last is known. Its cost does not grow with the number of turns that share a fingerprint.
+        With ``conversation``, only its turns are searched. The branch is read if the turn is unique, and not without
+        ``with_branch``.
         """
         ...
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         """Return the newest turn that is history and whose ``last_answer`` is ``digest``."""
-        ...
-
-    async def find_matches_or_answer(
-        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
-        """Return what ``find_matches`` does, and if that is nothing, what ``find_last_answer`` does, in one read."""
         ...
 
     async def find_by_input(

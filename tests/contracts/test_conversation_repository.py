@@ -36,7 +36,7 @@ from proxy.turns.repository import TurnRepository
 from proxy.wire.validation.query_params import ListQuery, Order
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
-from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.turn_records import new_turn, place_of, the_end
 
 WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")
@@ -428,7 +428,7 @@ async def test_deleting_a_conversation_deletes_all_of_it(store: Store) -> None:
     assert await store.history.find_conversation("alice", "conv_a") is None
     assert await store.history.turn("alice", "chatcmpl-1") is None
     assert await store.history.chain(begun.turn) == []
-    assert await store.history.find_matches([b"f" * 16]) == []
+    assert await place_of(store.history, b"f" * 16) is None
     assert await store.history.find_last_answer(b"l" * 16) is None
     assert await store.history.find_pending("alice", ["c1"]) == []
     assert await store.history.turn_by_idempotency_key("alice", "k") is None
@@ -559,7 +559,8 @@ async def test_appended_answers_are_recognised_as_what_the_client_will_show(stor
     )
 
     transcript.extend(reported)
-    (place,) = await store.history.find_matches([transcript.fingerprint])
+    place = await place_of(store.history, transcript.fingerprint)
+    assert place is not None
     assert (place.conversation_id, place.agent) == ("conv_a", "sales")
     assert added is not None
     (last,) = (await store.history.chain(place.turn))[-1:]

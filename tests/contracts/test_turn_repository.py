@@ -28,6 +28,7 @@ from proxy.turns.records import (
     ChainTurn,
     CompletedTurn,
     Conversation,
+    LongestMatch,
     ModelUse,
     PollResult,
     TurnMatch,
@@ -35,7 +36,7 @@ from proxy.turns.records import (
 )
 from proxy.turns.repository import IdempotencyKeyTaken, TurnRepository
 from tests.fakes.store.turns import MemoryHistory
-from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.turn_records import new_turn, place_of, the_end
 
 WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")
@@ -589,7 +590,7 @@ async def test_turns_outside_the_history_are_stored_but_not_found(
     conversation = await history.find_conversation("alice", "conv_a")
     assert conversation is not None
     assert conversation.head == first.turn
-    assert await history.find_matches([b"f"]) == []
+    assert await place_of(history, b"f") is None
     assert await history.find_last_answer(b"a") is None
     record = await history.turn("alice", "chatcmpl-2")
     assert record is not None
@@ -599,7 +600,9 @@ async def test_turns_outside_the_history_are_stored_but_not_found(
 async def test_what_was_cancelled_on_request_can_be_history(history: TurnRepository) -> None:
     begun = await answered(history, status="cancelled", fingerprint=b"f")
 
-    assert [place.turn for place in await history.find_matches([b"f"])] == [begun.turn]
+    place = await place_of(history, b"f")
+    assert place is not None
+    assert place.turn == begun.turn
 
 
 async def test_ending_a_turn_again_changes_nothing(history: TurnRepository) -> None:
@@ -655,7 +658,7 @@ async def test_who_lost_the_lease_cannot_end_the_turn(history: TurnRepository) -
     assert record is not None
     assert (record.status, record.items, record.finished_at) == ("interrupted", [], 200.0)
     assert record.error_code == "turn_lease_lost"
-    assert await history.find_matches([b"f"]) == []
+    assert await place_of(history, b"f") is None
 
 
 async def test_the_end_of_an_unknown_turn_is_refused(history: TurnRepository) -> None:
@@ -677,7 +680,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepositor
         ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f", id="chatcmpl-1", is_head=True)
     ]
     place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_matches([b"f"]) == [place]
+    assert await place_of(history, b"f") == place
     assert await history.find_last_answer(b"a") == place
 
 
@@ -811,17 +814,28 @@ async def test_a_long_branch_is_whole_and_in_order(history: TurnRepository) -> N
 # --- finding -------------------------------------------------------------------------------------------------
 
 
-async def test_the_known_among_many_fingerprints_are_found(history: TurnRepository) -> None:
-    one = await answered(history, "conv_a", fingerprint=b"1")
-    two = await answered(history, "conv_b", fingerprint=b"2", agent="triage")
+@pytest.mark.parametrize("unknown", [0, 7, 8, 519, 520, 1100])
+async def test_the_last_known_fingerprint_is_found_with_its_branch(
+    unknown: int, history: TurnRepository
+) -> None:
+    await answered(history, "conv_a", fingerprint=b"0", last_answer=b"a")
+    one = await answered(history, "conv_b", fingerprint=b"1", last_answer=b"a", agent="triage")
+    boundaries = [(2, b"x"), (4, b"0"), (5, b"1"), *((10 + n, b"x%d" % n) for n in range(unknown))]
 
-    places = await history.find_matches([b"0", b"1", b"2", b"1", *(b"x%d" % n for n in range(500))])
+    found = await history.find_longest(boundaries, b"a")
 
-    assert sorted(places, key=lambda place: place.turn) == [
-        TurnMatch(one.turn, one.conversation, "conv_a", "sales", b"1", is_unique=True),
-        TurnMatch(two.turn, two.conversation, "conv_b", "triage", b"2", is_unique=True),
-    ]
-    assert await history.find_matches([]) == []
+    place = TurnMatch(one.turn, one.conversation, "conv_b", "triage", b"1", is_unique=True)
+    assert found == LongestMatch(place, 5, await history.branch(one.turn))
+    assert found.branch is not None
+    assert await history.find_longest(boundaries, b"a", with_branch=False) == LongestMatch(place, 5)
+
+
+async def test_a_turn_that_is_not_unique_is_found_without_its_branch(history: TurnRepository) -> None:
+    await answered(history, "conv_a", fingerprint=b"f")
+    newest = await answered(history, "conv_b", fingerprint=b"f")
+
+    place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
+    assert await history.find_longest([(1, b"f"), (3, b"x")], None) == LongestMatch(place, 1)
 
 
 async def test_the_newest_of_identical_turns_is_marked_not_unique(history: TurnRepository) -> None:
@@ -829,7 +843,7 @@ async def test_the_newest_of_identical_turns_is_marked_not_unique(history: TurnR
     newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
-    assert await history.find_matches([b"f"]) == [place]
+    assert await place_of(history, b"f") == place
     assert await history.find_last_answer(b"a") == place
 
 
@@ -838,14 +852,14 @@ async def test_the_newest_of_identical_turns_of_one_conversation_is_unique(histo
     newest = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(newest.turn, newest.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_matches([b"f"]) == [place]
+    assert await place_of(history, b"f") == place
     assert await history.find_last_answer(b"a") == place
 
     await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
     again = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(again.turn, again.conversation, "conv_a", "sales", b"f", is_unique=False)
-    assert await history.find_matches([b"f"]) == [place]
+    assert await place_of(history, b"f") == place
     assert await history.find_last_answer(b"a") == place
 
 
@@ -854,25 +868,10 @@ async def test_within_a_conversation_only_its_turns_count(history: TurnRepositor
     await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_matches([b"f"], conversation=own.conversation) == [place]
+    assert await place_of(history, b"f", conversation=own.conversation) == place
     assert await history.find_last_answer(b"a", conversation=own.conversation) == place
     assert await history.find_last_answer(b"b", conversation=own.conversation) is None
-    assert await history.find_matches([b"f"], conversation=999_999) == []
-
-
-async def test_the_branch_of_the_last_fingerprint_is_found_with_it(history: TurnRepository) -> None:
-    own = await answered(history, "conv_a", fingerprint=b"f")
-    one = await answered(history, "conv_b", fingerprint=b"g")
-    place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
-
-    places, branch = await history.find_matches_and_branch([b"f", b"g"])
-    assert sorted(place.turn for place in places) == [own.turn, one.turn]
-    assert branch == await history.branch(one.turn) is not None
-    assert await history.find_matches_and_branch([b"f", b"x"]) == ([place], None)
-    assert await history.find_matches_and_branch([b"f"], conversation=one.conversation) == ([], None)
-
-    await answered(history, "conv_c", fingerprint=b"g")
-    assert (await history.find_matches_and_branch([b"f", b"g"]))[1] is None
+    assert await place_of(history, b"f", conversation=999_999) is None
 
 
 async def test_the_last_answer_is_found_if_no_fingerprint_is(history: TurnRepository) -> None:
@@ -880,12 +879,14 @@ async def test_the_last_answer_is_found_if_no_fingerprint_is(history: TurnReposi
     newest = await answered(history, "conv_b", fingerprint=b"g", last_answer=b"a")
     place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
     latest = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"g", is_unique=False)
+    unknown, within = [(n, b"x%d" % n) for n in range(600)], own.conversation
 
-    assert await history.find_matches_or_answer([b"f", b"x"], b"a") == ([place], None)
-    assert await history.find_matches_or_answer([b"x"], b"a") == ([], latest)
-    assert await history.find_matches_or_answer([], b"a", conversation=own.conversation) == ([], place)
-    assert await history.find_matches_or_answer([b"g"], b"b", conversation=own.conversation) == ([], None)
-    assert await history.find_matches_or_answer([b"x"], None) == ([], None)
+    assert await history.find_longest(unknown, b"a") == LongestMatch(latest=latest)
+    assert await history.find_longest([], b"a", conversation=within) == LongestMatch(latest=place)
+    assert await history.find_longest([(1, b"g")], b"a", conversation=within) == LongestMatch(latest=place)
+    assert await history.find_longest([(1, b"g")], b"b", conversation=within) == LongestMatch()
+    assert await history.find_longest(unknown, None) == LongestMatch()
+    assert await history.find_longest([], None) == LongestMatch()
 
 
 async def test_calls_that_are_waited_for_are_found_newest_first(history: TurnRepository) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from proxy.approvals.repository import Approvals
 from proxy.messages import AssistantMessage, Item, UserMessage
-from proxy.turns.records import NewTurn, TurnEnd
+from proxy.turns.records import NewTurn, TurnEnd, TurnMatch
+from proxy.turns.repository import TurnRepository
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.turns import MemoryHistory
 
@@ -58,3 +59,11 @@ def approvals_of(history: Any) -> Approvals:
         return MemoryApprovals(history)
     found: Approvals = history.approvals
     return found
+
+
+async def place_of(
+    history: TurnRepository, fingerprint: bytes, *, conversation: int | None = None
+) -> TurnMatch | None:
+    """The place of the turn with the fingerprint."""
+    found = await history.find_longest([(0, fingerprint)], None, conversation=conversation)
+    return found.place

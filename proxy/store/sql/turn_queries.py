@@ -12,8 +12,21 @@ from proxy.store.sql import rows, stored_items, turn_statements
 from proxy.store.sql.dialects import IS_RUNNING
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, turns
-from proxy.turns.records import Branch, ChainTurn, Conversation, InputMatch, TurnMatch, TurnRecord
+from proxy.turns.records import (
+    Branch,
+    ChainTurn,
+    Conversation,
+    InputMatch,
+    LongestMatch,
+    TurnMatch,
+    TurnRecord,
+)
 from proxy.turns.repository import MAX_COMPACTIONS
+
+FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
+"""Number of fingerprints per statement: in the first one, from the end of the list, and in each further one. A list
+that continues a stored conversation nearly always has a known one among the first."""
+_FINGERPRINT = TurnMatch.__struct_fields__.index("fingerprint")
 
 
 class TurnQueries:
@@ -121,14 +134,31 @@ class TurnQueries:
         stored = stored_items.to_items([tuple(row) for row in reversed(found)])
         return [item for item in stored if item.compaction is not None]
 
-    def places(
-        self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
-    ) -> list[TurnMatch]:
-        """Return the newest place for every fingerprint that is known."""
-        wanted = [fingerprint.hex() for fingerprint in dict.fromkeys(fingerprints)]
-        statement = self._places[conversation is not None]
-        found = statement.run_once(connection, {"wanted": wanted} | _within(conversation))
-        return [TurnMatch(*row) for row in found]
+    def longest(
+        self,
+        connection: Connection,
+        boundaries: Sequence[tuple[int, bytes]],
+        digest: bytes | None,
+        conversation: int | None,
+        *,
+        with_branch: bool,
+    ) -> LongestMatch:
+        """Return the turn with the last fingerprint that is known, and its branch; else the one with the answer."""
+        statement, within = self._places[conversation is not None], _within(conversation)
+        end, size = len(boundaries), FIRST_LOOKUP
+        while end > 0:
+            begin = end - size if end > size else 0
+            part = boundaries[begin:end]
+            wanted = [fingerprint.hex() for _, fingerprint in part]
+            found = statement.run_once(connection, {"wanted": wanted} | within)
+            if found:
+                place, index = _last_place(found, part)
+                is_wanted = with_branch and place.is_unique
+                return LongestMatch(place, index, self.branch(connection, place.turn) if is_wanted else None)
+            end, size = begin, NEXT_LOOKUPS
+        if digest is None:
+            return LongestMatch()
+        return LongestMatch(latest=self.last_answer(connection, digest, conversation))
 
     def last_answer(
         self, connection: Connection, digest: bytes, conversation: int | None
@@ -137,29 +167,6 @@ class TurnQueries:
         statement = self._last_answer[conversation is not None]
         found = statement.run_once(connection, {"digest": digest} | _within(conversation))
         return TurnMatch(*found[0]) if found else None
-
-    def places_and_branch(
-        self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
-    ) -> tuple[list[TurnMatch], Branch | None]:
-        """Return the places of the fingerprints, and the branch of that of the last one if it is unique."""
-        found = self.places(connection, fingerprints, conversation)
-        for place in found:
-            if place.fingerprint == fingerprints[-1] and place.is_unique:
-                return found, self.branch(connection, place.turn)
-        return found, None
-
-    def places_or_answer(
-        self,
-        connection: Connection,
-        fingerprints: Sequence[bytes],
-        digest: bytes | None,
-        conversation: int | None,
-    ) -> tuple[list[TurnMatch], TurnMatch | None]:
-        """Return the places of the fingerprints, and if there is none, the newest turn with this last answer."""
-        found = self.places(connection, fingerprints, conversation) if fingerprints else []
-        if found or digest is None:
-            return found, None
-        return [], self.last_answer(connection, digest, conversation)
 
     def pending(
         self, connection: Connection, caller: str, call_ids: Sequence[str], conversation: int | None
@@ -216,3 +223,10 @@ class TurnQueries:
 
 def _within(conversation: int | None) -> dict[str, int]:
     return {} if conversation is None else {"conversation": conversation}
+
+
+def _last_place(found: Sequence[Sequence[Any]], part: Sequence[tuple[int, bytes]]) -> tuple[TurnMatch, int]:
+    """Return the place of the last fingerprint that is among the rows, of which there are some, and its index."""
+    known = {row[_FINGERPRINT]: row for row in found}
+    index, fingerprint = next(one for one in reversed(part) if one[1] in known)
+    return TurnMatch(*known[fingerprint]), index

@@ -22,6 +22,7 @@ from proxy.turns.records import (
     CompletedTurn,
     Conversation,
     InputMatch,
+    LongestMatch,
     NewTurn,
     Pause,
     PollResult,
@@ -259,29 +260,25 @@ class MemoryHistory:
         ]
         return found[-MAX_COMPACTIONS:]
 
-    async def find_matches(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[TurnMatch]:
-        found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
-        return [place for place in found if place is not None]
-
-    async def find_matches_and_branch(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], Branch | None]:
-        places = await self.find_matches(fingerprints, conversation=conversation)
-        last = [place for place in places if place.fingerprint == fingerprints[-1] and place.is_unique]
-        return places, await self.branch(last[0].turn) if last else None
+    async def find_longest(
+        self,
+        boundaries: Sequence[tuple[int, bytes]],
+        digest: bytes | None,
+        *,
+        conversation: int | None = None,
+        with_branch: bool = True,
+    ) -> LongestMatch:
+        for index, fingerprint in reversed(boundaries):
+            place = self._newest(partial(_has_fingerprint, fingerprint), conversation)
+            if place is not None:
+                is_wanted = with_branch and place.is_unique
+                return LongestMatch(place, index, await self.branch(place.turn) if is_wanted else None)
+        if digest is None:
+            return LongestMatch()
+        return LongestMatch(latest=await self.find_last_answer(digest, conversation=conversation))
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         return self._newest(lambda end: end.last_answer == digest, conversation)
-
-    async def find_matches_or_answer(
-        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
-        places = await self.find_matches(fingerprints, conversation=conversation)
-        if places or digest is None:
-            return places, None
-        return [], await self.find_last_answer(digest, conversation=conversation)
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 
 from proxy.conversations.fingerprints import Transcript, scope_of
 from proxy.conversations.known_beginnings import MIN_MESSAGES, KnownBeginnings
-from proxy.conversations.resolver_query import ResolverQuery, find_transcript
+from proxy.conversations.resolver_query import ResolverQuery
 from proxy.message_lists import TextMessages, text_messages
 from proxy.messages import AssistantMessage, Message, UserMessage
-from proxy.turns.records import Branch, TurnMatch
 from proxy.turns.request import TurnRequest
 from tests.fakes.messages import message_lists
 from tests.fakes.store.turns import MemoryHistory
@@ -31,45 +29,11 @@ class NamedTeam:
 
 
 def query_of(
-    messages: list[Message],
-    beginnings: KnownBeginnings | None,
-    *,
-    has_tools: bool = False,
-    history: MemoryHistory | None = None,
-    **fields: Any,
+    messages: list[Message], beginnings: KnownBeginnings | None, *, has_tools: bool = False, **fields: Any
 ) -> ResolverQuery:
     request = TurnRequest("alice", "shop", text_messages(messages) or messages, **fields)
     team = cast(Any, NamedTeam("shop", has_tools))
-    return ResolverQuery(request, team, history or MemoryHistory(), None, beginnings=beginnings)
-
-
-class EmptyHistory(MemoryHistory):
-    """Keeps the number of fingerprints of each lookup; 0 stands for that of an answer alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lookups: list[int] = []
-
-    async def find_matches(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[TurnMatch]:
-        self.lookups.append(len(fingerprints))
-        return []
-
-    async def find_matches_and_branch(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], Branch | None]:
-        return await self.find_matches(fingerprints), None
-
-    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
-        self.lookups.append(0)
-        return None
-
-    async def find_matches_or_answer(
-        self, fingerprints: Sequence[bytes], digest: bytes | None, *, conversation: int | None = None
-    ) -> tuple[Sequence[TurnMatch], TurnMatch | None]:
-        self.lookups.append(len(fingerprints))
-        return [], None
+    return ResolverQuery(request, team, MemoryHistory(), None, beginnings=beginnings)
 
 
 def only_text(messages: list[Message]) -> TextMessages:
@@ -166,26 +130,3 @@ def test_the_oldest_lists_are_dropped_beyond_the_limit() -> None:
     before = beginnings.size
     add(beginnings, [UserMessage("x" * 100_000), *DIALOGUE[1:]])
     assert beginnings.size == before
-
-
-@pytest.mark.parametrize(
-    ("length", "is_seen", "lookups"),
-    [
-        (2, False, [1, 0]),
-        (MIN_MESSAGES - 2, False, [8, MIN_MESSAGES // 2 - 9]),
-        (MIN_MESSAGES, False, [MIN_MESSAGES // 2]),
-        (MIN_MESSAGES, True, [8, MIN_MESSAGES // 2 - 8]),
-        (1100, False, [512, 38]),
-    ],
-)
-async def test_a_long_list_is_looked_up_at_once_if_this_worker_has_not_seen_it(
-    length: int, is_seen: bool, lookups: list[int]
-) -> None:
-    beginnings, history = KnownBeginnings(), EmptyHistory()
-    messages = (DIALOGUE * length)[:length]
-    if is_seen:
-        add(beginnings, messages)
-
-    found = await find_transcript(query_of(messages, beginnings, history=history), None)
-
-    assert (found, history.lookups) == (None, lookups)

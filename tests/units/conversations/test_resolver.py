@@ -22,7 +22,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.request_errors import FunctionCallNotFound, ToolCallNotFound
-from proxy.turns.records import Branch, ChainTurn
+from proxy.turns.records import Branch, ChainTurn, LongestMatch, TurnMatch
 from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 from tests.fakes.models import ScriptedModel
@@ -260,6 +260,63 @@ async def test_a_conversation_without_turns_begins_with_the_agent_of_the_known_t
 
     assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_new", None, "sales")
     assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
+
+
+class ObservedReads(MemoryHistory):
+    """Notes how the store is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    async def find_longest(
+        self,
+        boundaries: Sequence[tuple[int, bytes]],
+        digest: bytes | None,
+        *,
+        conversation: int | None = None,
+        with_branch: bool = True,
+    ) -> LongestMatch:
+        before = [*self.reads]
+        found = await super().find_longest(
+            boundaries, digest, conversation=conversation, with_branch=with_branch
+        )
+        self.reads = [*before, "longest" if found.branch is None else "longest with branch"]
+        return found
+
+    async def branch(self, turn: int) -> Branch | None:
+        self.reads.append("branch")
+        return await super().branch(turn)
+
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
+        self.reads.append("last answer")
+        return await super().find_last_answer(digest, conversation=conversation)
+
+
+@pytest.mark.parametrize(
+    ("shown", "conversation_id", "reads"),
+    [
+        ([FIRST_USER, FIRST_ANSWER, NEXT], None, ["longest with branch"]),
+        ([FIRST_USER, FIRST_ANSWER, NEXT], "conv_new", ["longest"]),
+        ([SECOND_USER, SECOND_ANSWER, NEXT], None, ["longest"]),
+        (
+            [FIRST_USER, FIRST_ANSWER, SECOND_USER, SECOND_ANSWER, NEXT],
+            None,
+            ["longest with branch", "last answer"],
+        ),
+    ],
+    ids=["continued", "only its agent", "unknown", "continued before an unknown answer"],
+)
+async def test_a_transcript_is_found_together_with_its_branch_if_that_is_needed(
+    shown: list[Message], conversation_id: str | None, reads: list[str]
+) -> None:
+    history = ObservedReads()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+    history.reads.clear()
+
+    await resolve(history, *shown, conversation_id=conversation_id)
+
+    assert history.reads == reads
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ FULL_DISK = """
 import asyncio, resource, sys
 from proxy.errors import StoreUnavailable
 from proxy.store.turns import open_history
-from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.turn_records import new_turn, place_of, the_end
 
 async def main():
     history = open_history(sys.argv[1], time_limit=0.5)
@@ -212,7 +212,7 @@ async def main():
             await write
         except StoreUnavailable:
             print("refused")
-    print("reads", len(await history.chain(first.turn)), await history.find_matches([b"f"]))
+    print("reads", len(await history.chain(first.turn)), await place_of(history, b"f"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     while True:
         try:
@@ -233,7 +233,7 @@ async def test_a_full_disk_rejects_writes_and_allows_reads(sqlite_database: str)
     )
     out, err = await child.communicate()
 
-    assert out.decode().splitlines() == ["refused", "refused", "reads 1 []", "works None"], err.decode()
+    assert out.decode().splitlines() == ["refused", "refused", "reads 1 None", "works None"], err.decode()
 
 
 async def test_a_defect_is_reported_as_unavailable_without_logging_messages(

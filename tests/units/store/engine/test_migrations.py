@@ -29,7 +29,7 @@ from proxy.store.engine.migrations import (
 )
 from proxy.store.sql.tables import metadata
 from proxy.store.turns import open_history
-from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.turn_records import new_turn, place_of, the_end
 from tests.fork_server import ROOT, fork
 
 HEAD = str(ScriptDirectory(str(migrations_folder())).get_current_head())
@@ -177,14 +177,15 @@ async def test_turns_of_an_earlier_version_are_found_by_the_new_indexes(
     for conversation in ("conv_a", "conv_b"):
         begun = await history.begin(new_turn(conversation))
         await history.finish(the_end(begun.turn, fingerprint=b"f", last_answer=conversation.encode()))
-    before = await history.find_matches([b"f"]), await history.find_last_answer(b"conv_a")
+    before = await place_of(history, b"f"), await history.find_last_answer(b"conv_a")
     await history.close()
 
     assert await migrate(empty_database) == ("0011", HEAD)
 
     history = open_history(empty_database)
-    assert (await history.find_matches([b"f"]), await history.find_last_answer(b"conv_a")) == before
-    assert [place.turn for place in before[0]] == [begun.turn]
+    assert (await place_of(history, b"f"), await history.find_last_answer(b"conv_a")) == before
+    assert before[0] is not None
+    assert before[0].turn == begun.turn
     await history.close()
 
     def indexes(connection: Connection) -> set[str]:

@@ -14,7 +14,7 @@ from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.errors import Settle, Unavailable
 from proxy.store.turns import SqlHistory
 from proxy.turns.records import Begun
-from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.turn_records import new_turn, place_of, the_end
 
 
 class Faulty:
@@ -270,7 +270,7 @@ async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
     record = await hasty.turn("alice", "chatcmpl-1")
     assert record is not None
     assert (record.status, record.error_code, record.items) == ("failed", "storage_unavailable", [])
-    assert await hasty.find_matches([b"f"]) == []
+    assert await place_of(hasty, b"f") is None
 
 
 async def test_writes_fail_at_once_on_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:

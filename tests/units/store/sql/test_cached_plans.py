@@ -18,7 +18,7 @@ from proxy.store.sql.conversation_queries import ConversationQueries
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.records import Begun, NewTurn
+from proxy.turns.records import Begun, LongestMatch, NewTurn
 from tests.fakes.turn_records import new_turn, the_end
 
 COPIES = 2_000
@@ -37,6 +37,11 @@ def finish(on: Connection, begun: Sequence[Begun]) -> None:
     said = [stored_items.item_rows(end.items, is_input=False) for end in ends]
     finishes = [Finish(end, items, rows.pack(end.journal)) for end, items in zip(ends, said, strict=True)]
     assert all(writing.together(on, finishes).values())
+
+
+def longest(on: Connection, fingerprints: Sequence[bytes], conversation: int | None) -> LongestMatch:
+    boundaries = list(enumerate(fingerprints))
+    return reading.longest(on, boundaries, None, conversation, with_branch=False)
 
 
 def statements(on: Connection, number: int) -> dict[str, Callable[[], object]]:
@@ -65,8 +70,8 @@ def statements(on: Connection, number: int) -> dict[str, Callable[[], object]]:
         "conversation": lambda: reading.conversation(on, "alice", names[0]),
         "chain": lambda: reading.chain(on, turns[0]),
         "branch": lambda: reading.branch(on, turns[0]),
-        "places": lambda: reading.places(on, [b"f%d" % turn for turn in turns], None),
-        "places in a conversation": lambda: reading.places(on, [b"f%d" % turns[0]], keys[0]),
+        "places": lambda: longest(on, [b"f%d" % turn for turn in turns], None),
+        "places in a conversation": lambda: longest(on, [b"f%d" % turns[0]], keys[0]),
         "last answer": lambda: reading.last_answer(on, b"a%d" % turns[0], None),
         "pending": lambda: reading.pending(on, "alice", ["call_1", "call_2"], None),
         "input": lambda: reading.by_input(on, [b"i1", b"i2"], None),

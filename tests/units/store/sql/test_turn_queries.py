@@ -13,16 +13,22 @@ from proxy.store.sql.leases import LeaseStatements
 from proxy.store.sql.turn_queries import TurnQueries
 from proxy.store.sql.turn_statements import MAX_EQUAL, PENDING_PER_ID
 from proxy.store.turns import open_history
+from proxy.turns.records import TurnMatch
 from tests.fakes.turn_records import new_turn, the_end
 
 ALIKE = 5_000
 
+
+def longest(reading: TurnQueries, on: Connection, conversation: int | None) -> TurnMatch | None:
+    """The turn with one of two fingerprints."""
+    boundaries = [(1, b"f"), (3, b"other")]
+    return reading.longest(on, boundaries, None, conversation, with_branch=False).place
+
+
 Find = Callable[[TurnQueries, Connection, int], Any]
 WAYS: dict[str, Find] = {
-    "fingerprints": lambda reading, on, _: reading.places(on, [b"f", b"other"], None),
-    "fingerprints of a conversation": lambda reading, on, conversation: reading.places(
-        on, [b"f", b"other"], conversation
-    ),
+    "fingerprints": lambda reading, on, _: longest(reading, on, None),
+    "fingerprints of a conversation": lambda reading, on, conversation: longest(reading, on, conversation),
     "last answer": lambda reading, on, _: reading.last_answer(on, b"a", None),
     "last answer of a conversation": lambda reading, on, conversation: reading.last_answer(
         on, b"a", conversation
