@@ -131,9 +131,9 @@ def is_placeholder(value: str) -> bool:
 
 
 def arrived_body(scope: Scope, settings: Settings, headers: Mapping[str, str]) -> bytes | None:
-    """Return what ``read_body`` would return, if it has arrived and is not encoded; None if it has to be read.
+    """Return the body of a request that has arrived completely, without a coroutine, as nearly all have.
 
-    Nearly all requests have arrived completely, and take no coroutine.
+    None for any other body, which ``read_body`` has to read: it has not arrived, is compressed, or is too large.
     """
     available: RequestBody | None = scope.get("extensions", {}).get(REQUEST_BODY)
     if available is None or "content-encoding" in headers:

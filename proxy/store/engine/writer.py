@@ -191,19 +191,21 @@ class Writer:
 
     def _settle(self, given: Any, error: BaseException | None) -> None:
         """Give the results of the group to its waiters, and commit the next one."""
-        if self._failure.done():
-            # The task was cancelled.
-            return
-        if error is not None:
+        if error is None:
+            try:
+                self._resolve_waiters(self._group, given)
+            except Exception as defect:  # noqa: BLE001 - raised by the task, which is watched
+                self._failure.set_exception(defect)
+                return
+            if self._pause:
+                self._end_pauses()
+        elif not self._failure.done():
             self._failure.set_result(error)
             return
-        try:
-            self._resolve_waiters(self._group, given)
-        except Exception as defect:  # noqa: BLE001 - raised by the task, which is watched
-            self._failure.set_exception(defect)
-            return
-        if self._pause:
-            self._end_pauses()
+        else:
+            # The task was cancelled: nothing repeats the commit.
+            for waiting in self._group:
+                waiting.reject(StoreUnavailable())
         self._start_commit()
 
     async def _run(self) -> None:

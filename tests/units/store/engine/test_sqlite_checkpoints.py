@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 
-from proxy.store.engine.database import open_database
+from proxy.store.engine.database import database_url, open_database
+from proxy.store.engine.errors import Settle
 from proxy.store.engine.sqlite import CHECKPOINT_COMMITS, LOG_PAGES, SqliteDatabase
 
 PAGE = 4096
@@ -101,3 +103,27 @@ async def test_a_database_is_closed_after_its_checkpoint(database: SqliteDatabas
     assert not file.with_name(f"{file.name}-wal").exists()
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (CHECKPOINT_COMMITS,)
+
+
+class Refusing(SqliteDatabase):
+    """A database whose commits fail before they begin, as when no thread can be started."""
+
+    is_refusing = False
+
+    def commit(self, work: Callable[[Connection], Any], settle: Settle, *, is_durable: bool = True) -> None:
+        if self.is_refusing:
+            raise RuntimeError("can't start new thread")
+        super().commit(work, settle, is_durable=is_durable)
+
+
+async def test_a_commit_that_waits_for_a_checkpoint_and_cannot_begin_fails(sqlite_database: str) -> None:
+    database = Refusing(database_url(sqlite_database), time_limit=10)
+    writes = [database.write(lambda on: on.execute(text("SELECT 1"))) for _ in range(2 * CHECKPOINT_COMMITS)]
+    waiting = database.write(lambda on: on.execute(text("SELECT 1")))
+    database.is_refusing = True
+
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError):
+            await waiting
+        await asyncio.gather(*writes)
+        await database.close()

@@ -365,6 +365,31 @@ async def test_a_defect_of_the_writer_ends_its_task(faulty: Faulty) -> None:
     await faulty.close()
 
 
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_a_cancelled_writer_settles_its_commit_and_takes_no_more(faulty: Faulty, failures: int) -> None:
+    # Nothing times out.
+    history = SqlHistory(faulty, time_limit=3600)
+    faulty.gate.clear()
+    faulty.before = gone(failures)
+    begin = asyncio.create_task(history.begin(new_turn()))
+    async with asyncio.timeout(20):
+        while not faulty.is_asked:
+            await asyncio.sleep(0)
+
+        history.writer_task.cancel()
+        await asyncio.wait([history.writer_task])
+        faulty.gate.set()
+
+        if failures:
+            with pytest.raises(StoreUnavailable):
+                await begin
+        else:
+            assert (await begin) is not None
+        with pytest.raises(StoreUnavailable):
+            await history.begin(new_turn("conv_late"))
+    await faulty.close()
+
+
 async def test_closing_writes_what_was_handed_in_and_takes_no_more(faulty: Faulty, database: str) -> None:
     history = SqlHistory(faulty, time_limit=5.0)
     faulty.gate.clear()
