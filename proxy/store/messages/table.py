@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
@@ -91,10 +90,14 @@ class TableMessages(MessageChannel):
         self._next_deletion = 0.0
         self._familiar_until = 0.0
         """Until when another worker is assumed to answer soon; by the clock of the event loop."""
-        self._became_familiar = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._look: Callable[[], None] | None = None
+        """What the timer calls."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
         """Poll, and write what is queued, until the database does not answer."""
+        self._loop = asyncio.get_running_loop()
         after = await self._database.read(self._queries.newest)
         self.opened()
         await run_both(self._poll(after), self._write())
@@ -102,25 +105,30 @@ class TableMessages(MessageChannel):
     async def _poll(self, after: int) -> None:
         seen: object = None
         while True:
-            await self._pause()
-            if not self.is_expecting():
-                continue
-            # Before the query: a commit in between is found by the next one.
-            state = self._database.state()
-            if state is None or state != seen:
-                before, after = after, await self._read(after)
-                # There may be more messages than one query returns.
-                seen = state if after == before else None
+            state = await self._change(seen)
+            before, after = after, await self._read(after)
+            # There may be more messages than one query returns.
+            seen = state if after == before else None
 
-    async def _pause(self) -> None:
-        """Wait until the next poll: longer while this worker is alone, but not after it has sent a message."""
-        if not self._is_alone or asyncio.get_running_loop().time() < self._familiar_until:
-            await asyncio.sleep(self._interval)
-            return
-        self._became_familiar.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._interval * RARELY):
-                await self._became_familiar.wait()
+    async def _change(self, seen: object) -> object:
+        """Wait until messages are expected and the database may have another state; return its state.
+
+        A timer looks, and not this task: nearly always there is nothing, and a task that wakes up costs more.
+        """
+        changed: asyncio.Future[object] = self._loop.create_future()
+
+        def look() -> None:
+            # Before the query: a commit in between is found by the next one.
+            if self.is_expecting() and ((state := self._database.state()) is None or state != seen):
+                changed.set_result(state)
+            else:
+                self._look_later(look)
+
+        self._look_later(look)
+        try:
+            return await changed
+        finally:
+            self._stop_looking()
 
     async def _read(self, after: int) -> int:
         """Pass on the messages after a key; return the key of the last one."""
@@ -147,9 +155,23 @@ class TableMessages(MessageChannel):
                 OtherWrite(lambda on: self._queries.delete_old(on, old), is_durable=False)
             )
 
+    def _look_later(self, look: Callable[[], None]) -> None:
+        """Call a function once: later while this worker is alone, but not after it has sent a message."""
+        is_rare = self._is_alone and self._loop.time() >= self._familiar_until
+        self._timer = self._loop.call_later(self._interval * (RARELY if is_rare else 1), look)
+        self._look = look
+
+    def _stop_looking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._look = None
+
     def _expect_more(self) -> None:
-        self._familiar_until = asyncio.get_running_loop().time() + FAMILIAR_SECONDS
-        self._became_familiar.set()
+        was_familiar = self._loop.time() < self._familiar_until
+        self._familiar_until = self._loop.time() + FAMILIAR_SECONDS
+        if not was_familiar and (look := self._look) is not None:
+            self._stop_looking()
+            self._look_later(look)
 
     def _row(self, outgoing: Outgoing, now: float) -> dict[str, Any]:
         recipient, message = outgoing
