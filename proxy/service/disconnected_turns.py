@@ -46,6 +46,8 @@ class _Watch(Struct, eq=False):
     left_at: float | None = None
     """The stored times, to recognise changes by other workers."""
     cancel_at: float | None = None
+    rests_until: float = 0.0
+    """Time of the event loop before which only a change of the turn or of its attendance has to be looked at."""
 
     def left(self, *, can_return: bool) -> None:
         """Handle that the last client left."""
@@ -131,6 +133,8 @@ class DisconnectedTurns:
     _watching: asyncio.Task[None] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _announced: set[int] = field(default_factory=set)
+    _attendance: Mapping[int, Attendance] | None = None
+    """The attendance at the last check; None if it could not be read."""
     _is_closing: bool = False
 
     def __len__(self) -> int:
@@ -240,6 +244,7 @@ class DisconnectedTurns:
             return
         now = self.clock()
         watch.waits_from = asyncio.get_running_loop().time()
+        watch.rests_until = 0.0
         watch.left_at = now
         watch.cancel_at = None if watch.rules.grace is None else now + watch.rules.grace_of(watch.turn)
         if not watch.rules.finishes(watch.turn):
@@ -291,10 +296,22 @@ class DisconnectedTurns:
             attendance = await self.history.attendance(keys) if keys else {}
         except StoreUnavailable:
             logger.warning("failed to store that clients left turns")
-        for watch in list(self._left):
+        for watch in self._to_look_at(attendance):
             found = attendance.get(watch.key) if attendance is not None else None
             if watch.live.is_finished or not self._waits(watch, found):
                 self._left.discard(watch)
+
+    def _to_look_at(self, attendance: Mapping[int, Attendance] | None) -> Sequence[_Watch]:
+        """Return the turns to which the rules have to be applied: hundreds can wait, and few of them change."""
+        is_known, self._attendance = attendance is not None and attendance == self._attendance, attendance
+        if not is_known:
+            return [*self._left]
+        now = asyncio.get_running_loop().time()
+        return [
+            watch
+            for watch in self._left
+            if watch.rests_until <= now or watch.turn.ran_effects or watch.live.is_finished
+        ]
 
     async def _write_all(self, watches: Sequence[_Watch]) -> None:
         """Write who left turns, or returned to them. What was not written is written later.
@@ -324,7 +341,7 @@ class DisconnectedTurns:
             return False
         if attendance is not None:
             if attendance.reader_until is not None and attendance.reader_until >= self.clock():
-                watch.waits_from = now
+                watch.waits_from, watch.rests_until = now, 0.0
                 live.resume()
                 return True
             if attendance.is_cancel_requested:
@@ -337,9 +354,8 @@ class DisconnectedTurns:
         if rules.finishes(turn):
             live.resume()
             return True
-        if now >= watch.waits_from + rules.grace_of(turn) and (
-            rules.is_immediate or not turn.running_effects
-        ):
+        watch.rests_until = watch.waits_from + rules.grace_of(turn)
+        if now >= watch.rests_until and (rules.is_immediate or not turn.running_effects):
             live.stop("client_left")
             return False
         live.pause()

@@ -66,6 +66,8 @@ class SqlHistory:
         self._leases = statements(LeaseStatements, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
         self._attendance = statements(AttendanceStatements, database.dialect)
+        self._attendance_found: tuple[object, Sequence[int], Mapping[int, Attendance]] = (None, (), {})
+        """The state of the database, the turns, and their attendance when it was read last."""
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCustomAgents(database, self._writer)
@@ -181,7 +183,13 @@ class SqlHistory:
         await self._writer.write(OtherWrite(lambda on: self._attendance.leave(on, turn, left_at, cancel_at)))
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
-        return await self._database.read(lambda on: self._attendance.attendance(on, turns))
+        # It is polled. Before the query: a commit in between changes the state for the next call.
+        state, (known_state, known_turns, known) = self._database.state(), self._attendance_found
+        if state is not None and state == known_state and turns == known_turns:
+            return known
+        found = await self._database.read(lambda on: self._attendance.attendance(on, turns))
+        self._attendance_found = state, turns, found
+        return found
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
         await self._writer.write(

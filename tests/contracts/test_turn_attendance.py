@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage
-from proxy.store.turns import open_history
+from proxy.store.engine.database import Database, open_database
+from proxy.store.engine.sqlite_file import DatabaseFile
+from proxy.store.turns import SqlHistory, open_history
 from proxy.turns.records import Attendance, Progress
 from proxy.turns.repository import IdempotencyKeyTaken, TurnRepository
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
+from tests.polling import until
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -22,6 +28,21 @@ async def history(request: pytest.FixtureRequest) -> AsyncIterator[TurnRepositor
     store = open_history(request.getfixturevalue(f"{request.param}_database"))
     yield store
     await store.close()
+
+
+class CountedReads:
+    """A database that counts its reads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.reads = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def read(self, query: Callable[[Connection], Any]) -> Any:
+        self.reads += 1
+        return await self._database.read(query)
 
 
 INPUT = b"\x01" * 16
@@ -162,3 +183,29 @@ async def test_an_unfinished_turn_that_ran_effects_keeps_its_key_and_is_found_by
     stored = await history.turn_by_idempotency_key("alice", "k")
     assert stored is not None
     assert (stored.id, stored.ran_effects) == (new.id, True)
+
+
+async def test_sqlite_is_not_asked_again_before_a_commit_of_any_process(sqlite_database: str) -> None:
+    database = CountedReads(open_database(sqlite_database, time_limit=10.0))
+    history, other = SqlHistory(database), open_history(sqlite_database)
+    log = DatabaseFile(Path(sqlite_database.removeprefix("sqlite:///")))
+    try:
+        turn, further = [(await history.begin(new_turn(name))).turn for name in ("conv_a", "conv_b")]
+        await history.leave(turn, left_at=105.0, cancel_at=135.0)
+        await until(lambda: log.log_state() is not None)
+        first = await history.attendance([turn])
+        reads = database.reads
+
+        assert await history.attendance([turn]) == first == {turn: Attendance(135.0, None, False)}
+        assert database.reads == reads
+        assert await history.attendance([turn, further]) == {**first, further: Attendance(None, None, False)}
+        assert database.reads == reads + 1
+
+        await other.announce_reader(turn, until=108.0)
+
+        assert await history.attendance([turn]) == {turn: Attendance(135.0, 108.0, False)}
+        await until(lambda: log.log_state() is not None)
+        assert await history.attendance([turn]) == {turn: Attendance(135.0, 108.0, False)}
+    finally:
+        await history.close()
+        await other.close()

@@ -20,12 +20,12 @@ class AttendanceStatements:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
         running = update(turns).where(of.key == bindparam("turn"), IS_RUNNING)
         # A turn can be completed before it is stored that its client left: its answer has not been read.
-        self._leave = (
+        self._leave = PreparedStatement(
             update(turns)
             .where(of.key == bindparam("turn"), or_(IS_RUNNING, of.status == "completed"))
             .values(left_at=bindparam("left"), cancel_at=bindparam("cancel"))
         )
-        self._announce = running.values(reader_until=bindparam("until"))
+        self._announce = PreparedStatement(running.values(reader_until=bindparam("until")))
         self._end = (
             running.where(of.cancel_at.is_not(None))
             .where(or_(of.reader_until.is_(None), of.reader_until < bindparam("now")))
@@ -34,19 +34,21 @@ class AttendanceStatements:
         self._progress = PreparedStatement(
             running.values(progress=bindparam("stored"), ran_effects=or_(of.ran_effects, bindparam("ran")))
         )
-        self._attendance = select(of.key, of.cancel_at, of.reader_until, of.cancel_requested).where(
-            of.key.in_(select(wanted.c.value)), IS_RUNNING
+        self._attendance = PreparedStatement(
+            select(of.key, of.cancel_at, of.reader_until, of.cancel_requested).where(
+                of.key.in_(select(wanted.c.value)), IS_RUNNING
+            )
         )
 
     def leave(
         self, connection: Connection, turn: int, left_at: float | None, cancel_at: float | None
     ) -> None:
         """Store that clients left, or returned."""
-        connection.execute(self._leave, {"turn": turn, "left": left_at, "cancel": cancel_at})
+        self._leave.run_once(connection, {"turn": turn, "left": left_at, "cancel": cancel_at})
 
     def announce(self, connection: Connection, turn: int, until: float) -> None:
         """Store a reader of another worker."""
-        connection.execute(self._announce, {"turn": turn, "until": until})
+        self._announce.run_once(connection, {"turn": turn, "until": until})
 
     def end(self, connection: Connection, turn: int, now: float) -> bool:
         """Request the cancellation of a turn without readers; return whether it applies."""
@@ -60,5 +62,5 @@ class AttendanceStatements:
 
     def attendance(self, connection: Connection, turn_keys: Sequence[int]) -> dict[int, Attendance]:
         """Return the attendance of the running ones of these turns."""
-        found = connection.execute(self._attendance, {"wanted": list(turn_keys)})
-        return {row[0]: Attendance(row[1], row[2], row[3]) for row in found}
+        found = self._attendance.run_once(connection, {"wanted": list(turn_keys)})
+        return {key: Attendance(*values) for key, *values in found}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,13 +14,31 @@ from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
 from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
+from proxy.turns.records import Attendance
 from proxy.turns.turn import Turn
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
 from tests.polling import until
 
 
-class SlowHistory(MemoryHistory):
+class CountingHistory(MemoryHistory):
+    """``next_check`` waits until the attendance is read once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._checked = asyncio.Event()
+
+    async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
+        self._checked.set()
+        return await super().attendance(turns)
+
+    async def next_check(self) -> None:
+        self._checked.clear()
+        async with asyncio.timeout(5):
+            await self._checked.wait()
+
+
+class SlowHistory(CountingHistory):
     """Departures are stored when there are as many as ``expected`` at the same time, and not if ``is_down``."""
 
     def __init__(self) -> None:
@@ -158,6 +176,52 @@ async def test_a_paused_turn_continues_with_a_reader_of_another_worker(
 
     await history.announce_reader(key, until=0.0)
     await until(lambda: live.is_paused)
+
+
+async def test_a_reader_of_another_worker_that_is_not_renewed_has_left(
+    start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
+) -> None:
+    live, _, key = await start(grace=3600.0)
+    now = 1_000.0
+    left.clock = lambda: now
+    live.on_client_disconnect()
+    await history.next_check()
+    await history.next_check()
+    await history.announce_reader(key, until=now + 5.0)
+    await until(lambda: not live.is_paused)
+
+    # Nothing is stored.
+    now += 6.0
+
+    await until(lambda: live.is_paused)
+
+
+async def test_a_turn_that_runs_effects_while_it_waits_finishes_with_its_key(
+    start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
+) -> None:
+    live, turn, _ = await start(grace=3600.0, has_key=True)
+    live.on_client_disconnect()
+    await history.next_check()
+    await history.next_check()
+    assert live.is_paused
+
+    turn.ran_effects = True
+
+    await until(lambda: not live.is_paused)
+
+
+async def test_a_turn_that_ends_while_it_waits_is_not_watched_any_more(
+    start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
+) -> None:
+    live, _, _ = await start(grace=3600.0)
+    live.on_client_disconnect()
+    await history.next_check()
+    await history.next_check()
+    assert len(left) == 1
+
+    live.emit(Completed("triage", "stop", Usage()))
+
+    await until(lambda: len(left) == 0)
 
 
 async def test_another_worker_ends_a_turn_that_waits(
