@@ -28,6 +28,10 @@ from proxy.turns.wrapped_text import unwrapped_text
 _SIZE = 16
 _new_hash = blake2b(digest_size=_SIZE).copy
 """Copying an empty hash takes less time than creating one."""
+_new_hash_of = {
+    kind: blake2b(digest_size=_SIZE, person=kind).copy for kind in (b"scope", b"answer", b"call", b"input")
+}
+"""The same for digests, by what they are of."""
 _WHITE = b" \t\n\r\x0b\x0c"
 _MAX_HEADINGS = 1024
 """Lengths of texts whose headings are cached, 100 KB for each role: formatting one takes as long as hashing a text."""
@@ -64,9 +68,10 @@ class _Headings(dict[int, bytes]):
 
 
 _OF_USER, _OF_ASSISTANT = _Headings(b"u"), _Headings(b"a")
+_OF_PART = _Headings(b"")
+"""Of the parts of a digest, which have no role."""
 # Users say something: an empty text, such as a message with only an image, is left out.
 _OF_USER[0] = b""
-_ANY_USER_MESSAGE = UserMessage("")
 
 
 class Transcript:
@@ -75,10 +80,13 @@ class Transcript:
     __slots__ = ("_added", "_hash", "_results", "fingerprint")
 
     def __init__(self, start: bytes) -> None:
-        self.fingerprint = start
+        self._begin_at(start)
+
+    def _begin_at(self, fingerprint: bytes) -> None:
+        self.fingerprint = fingerprint
         self._hash = _new_hash()
         """Of the fingerprint and what was added since."""
-        self._hash.update(start)
+        self._hash.update(fingerprint)
         self._added: list[bytes] = []
         """What was added since."""
         self._results = 0
@@ -146,18 +154,24 @@ class Transcript:
             new.update(b"".join((before, _OF_USER[len(user)], user, _OF_ASSISTANT[len(answer)], answer)))
             before = new.digest()
             fingerprints.append(before)
-        self.fingerprint, self._hash, self._added, self._results = before, _new_hash(), [], 0
-        self._hash.update(before)
+        self._begin_at(before)
         if len(hashed) % 2:
-            self._extend([_ANY_USER_MESSAGE], hashed[-1:])
+            self.add_user(hashed[-1])
         return list(zip(range(first + 1, first + len(hashed), 2), fingerprints, strict=True))
+
+    def add_user(self, data: bytes) -> None:
+        """Add the ``user_text`` of a user message."""
+        piece = _OF_USER[len(data)] + data
+        self._hash.update(piece)
+        self._added.append(piece)
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
         """Add an assistant's text and return the fingerprint; None for a tool call without text, which is not added."""
         data = hashed_answer(text)
         if is_call and not data:
             return None
-        self._extend([AssistantMessage(text)], [data])
+        self._hash.update(_OF_ASSISTANT[len(data)] + data)
+        self._begin_at(self._hash.digest())
         return self.fingerprint
 
     def call(self, call: FunctionCall) -> bytes:
@@ -317,5 +331,6 @@ def without_thinking(text: str) -> str:
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:
-    data = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-    return blake2b(data, digest_size=_SIZE, person=kind).digest()
+    new = _new_hash_of[kind]()
+    new.update(b"".join([_OF_PART[len(part)] + part for part in parts]))
+    return new.digest()

@@ -27,7 +27,7 @@ from proxy.conversations.conversation_rules import (
     known_user_messages,
     summarized,
 )
-from proxy.conversations.fingerprints import Transcript, scope_of, transcript_after
+from proxy.conversations.fingerprints import Transcript, scope_of, transcript_after, user_text
 from proxy.conversations.known_beginnings import KnownBeginnings
 from proxy.conversations.parent_rules import parent_turn, root
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages
@@ -215,7 +215,8 @@ def _new_conversation(request: TurnRequest, team: Team) -> ResolvedTurn | None:
     No rule but the last one can apply to it. A team whose tools have effects may have run them for this message before.
     """
     messages = request.turn_messages
-    if len(messages) != 1 or type(messages[0]) is not UserMessage:
+    message = messages[0] if len(messages) == 1 else None
+    if type(message) is not UserMessage:
         return None
     names_any = (
         request.conversation_id is not None or request.parent is not None or request.approval_decisions
@@ -223,7 +224,7 @@ def _new_conversation(request: TurnRequest, team: Team) -> ResolvedTurn | None:
     if names_any or team.has_effects:
         return None
     transcript = Transcript(scope := scope_of(request.caller, team.name, request.end_user))
-    transcript.extend(messages)
+    transcript.add_user(user_text(text_of(message)))
     items, instructions = request.items_of(messages), request.system_messages
     return ResolvedTurn(
         None,

@@ -230,7 +230,7 @@ PAIRS = st.lists(
 ).map(lambda pairs: [message for pair in pairs for message in pair])
 
 
-@given(message_lists, PAIRS, st.lists(st.just(UserMessage("And now?")), max_size=1))
+@given(message_lists, PAIRS, st.lists(st.builds(UserMessage, st.sampled_from(["And now?", ""])), max_size=1))
 def test_a_list_of_questions_and_answers_continues_like_any_other(
     before: list[Message], pairs: list[Message], last: list[Message]
 ) -> None:
@@ -244,6 +244,18 @@ def test_a_list_of_questions_and_answers_continues_like_any_other(
     assert one.state() == other.state()
     assert one.input_fingerprint() == other.input_fingerprint()
     assert one.call(CALL) == other.call(CALL)
+    assert one.answer("Bye") == other.answer("Bye")
+
+
+@given(message_lists, TEXTS.map("".join))
+def test_the_text_of_a_user_is_added_like_its_message(before: list[Message], text: str) -> None:
+    one, other = Transcript(SCOPE), Transcript(SCOPE)
+    one.extend([*before, UserMessage(text)])
+    other.extend(before)
+    other.add_user(user_text(text))
+
+    assert one.state() == other.state()
+    assert one.input_fingerprint() == other.input_fingerprint()
     assert one.answer("Bye") == other.answer("Bye")
 
 
