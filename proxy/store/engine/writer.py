@@ -13,14 +13,13 @@ import asyncio
 import logging
 import math
 import sqlite3
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -60,8 +59,7 @@ class Writable(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
+class _Waiting(Struct, eq=False):
     """A queued write until it is settled (written or abandoned).
 
     ``done`` can complete earlier: the waiter was cancelled or timed out.
@@ -101,7 +99,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         """Not that of the request whose write begins a group."""
-        self._queue: deque[_Waiting] = deque()
+        self._queue: list[_Waiting] = []
         self._group: Sequence[_Waiting] = ()
         """The writes of the present commit, or of the last one if it is handled as failed."""
         self._is_busy = False
@@ -130,7 +128,13 @@ class Writer:
         deadline = self._loop.time() + self._time_limit
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
-        return self._enqueue(work, deadline)
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.append(_Waiting(work, done, deadline))
+        if not self._is_busy:
+            self._is_busy = True
+            # Not at once: other writes of this iteration can be part of the group.
+            self._loop.call_soon(self._start_commit, context=self._context)
+        return done
 
     async def close(self) -> None:
         """Write what is queued, and stop."""
@@ -140,15 +144,6 @@ class Writer:
         await self.task
         if self._timer is not None:
             self._timer.cancel()
-
-    def _enqueue(self, work: Work, deadline: float) -> asyncio.Future[Any]:
-        done: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append(_Waiting(work, done, deadline))
-        if not self._is_busy:
-            self._is_busy = True
-            # Not at once: other writes of this iteration can be part of the group.
-            self._loop.call_soon(self._start_commit, context=self._context)
-        return done
 
     def _expire(self) -> None:
         """Let all writes time out whose deadline has passed.
@@ -233,25 +228,29 @@ class Writer:
 
     def _next_group(self) -> list[_Waiting]:
         """Return the next group; drop writes whose waiter is gone."""
-        group: list[_Waiting] = []
-        while self._queue and len(group) < GROUP_SIZE:
-            waiting = self._queue.popleft()
-            if waiting.done.done() and waiting.is_abandoned:
-                self._abandon(waiting)
-            else:
-                group.append(waiting)
+        group = self._queue[:GROUP_SIZE]
+        if gone := [waiting for waiting in group if waiting.done.done()]:
+            for waiting in gone:
+                if waiting.is_abandoned:
+                    # This can queue a Close, which has to be part of the group.
+                    self._abandon(waiting)
+            self._queue[: len(group)] = [waiting for waiting in group if not waiting.is_settled]
+            group = self._queue[:GROUP_SIZE]
+        del self._queue[: len(group)]
         return group
 
     def _requeue(self, group: Sequence[_Waiting], error: Unavailable) -> None:
         now = self._loop.time()
-        for waiting in reversed(group):
+        repeated: list[_Waiting] = []
+        for waiting in group:
             if waiting.is_settled:
                 continue
             waiting.outcome_unknown |= error.outcome_unknown
             if isinstance(waiting.work, Close) or (waiting.deadline > now and not error.is_permanent):
-                self._queue.appendleft(waiting)
+                repeated.append(waiting)
             else:
                 self._abandon(waiting)
+        self._queue[:0] = repeated
 
     async def _commit_apart(self, group: Sequence[_Waiting], failure: BaseException) -> None:
         """Commit the writes of a failed group that did not cause the failure together, and then the others alone."""
@@ -299,18 +298,15 @@ class Writer:
             logger.exception("store write failed", extra={"work": type(waiting.work).__name__})
             self._abandon(waiting)
         else:
-            self._resolve_waiter(waiting, given)
+            self._resolve_waiters([waiting], {waiting.work: given})
 
     def _resolve_waiters(self, group: Sequence[_Waiting], given: Mapping[Work, Any]) -> None:
         for waiting in group:
-            self._resolve_waiter(waiting, given[waiting.work])
-
-    def _resolve_waiter(self, waiting: _Waiting, given: Any) -> None:
-        waiting.is_settled = True
-        if not waiting.done.done():
-            waiting.done.set_result(given)
-        elif isinstance(waiting.work, Begin):
-            self._close_orphan(waiting)
+            waiting.is_settled = True
+            if not waiting.done.done():
+                waiting.done.set_result(given[waiting.work])
+            elif isinstance(waiting.work, Begin):
+                self._close_orphan(waiting)
 
     def _abandon(self, waiting: _Waiting) -> None:
         if isinstance(waiting.work, Finish) or (isinstance(waiting.work, Begin) and waiting.outcome_unknown):
@@ -325,4 +321,5 @@ class Writer:
         else:
             assert isinstance(work, Finish)
             close = Close(None, work.end.turn, "storage_unavailable", work.end.finished_at)
-        self._enqueue(close, math.inf)
+        # The next commit is to begin already: this is called while one is handled.
+        self._queue.append(_Waiting(close, self._loop.create_future(), math.inf))

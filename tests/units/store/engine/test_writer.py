@@ -142,6 +142,28 @@ async def test_writes_during_a_commit_are_batched_for_the_next(faulty: Faulty, h
     assert faulty.commits == 2
 
 
+async def test_a_turn_can_begin_behind_an_end_that_timed_out(faulty: Faulty) -> None:
+    history = SqlHistory(faulty, time_limit=1.0)
+    begun = await history.begin(new_turn("conv_a"))
+    faulty.is_asked = False
+    faulty.gate.clear()
+    other = asyncio.create_task(history.begin(new_turn("conv_b")))
+    while not faulty.is_asked:
+        await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable):
+        await history.finish(the_end(begun.turn))
+
+    following = asyncio.create_task(history.begin(new_turn("conv_a")))
+    await asyncio.sleep(0)
+    faulty.gate.set()
+
+    # The turn that was not ended is closed in the group of the one that begins.
+    assert await following is not None
+    with pytest.raises(StoreUnavailable):
+        await other
+    await history.close()
+
+
 async def test_writes_are_acknowledged_after_the_commit(faulty: Faulty, history: SqlHistory) -> None:
     faulty.gate.clear()
     begin = asyncio.create_task(history.begin(new_turn()))
