@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ class OtherWrite(Struct, frozen=True, eq=False):
     is_written_alone: bool = False
 
 
+_is_written_alone = attrgetter("is_written_alone")
 Work = Begin | Finish | Close | OtherWrite
 
 
@@ -52,31 +54,22 @@ class WriteStatements:
         """
         if len(group) == 1:
             return {group[0]: self._single(connection, group[0])}
+        if lone := frozenset(filter(_is_written_alone, group)):
+            raise Lost(lone)
         begins: list[Begin] = []
         finishes: list[Finish] = []
-        closes: list[Close] = []
-        others: list[OtherWrite] = []
-        lone: list[Work] = []
+        others: list[Close | OtherWrite] = []
+        of_type: dict[type[Work], list[Any]] = {
+            Begin: begins,
+            Finish: finishes,
+            Close: others,
+            OtherWrite: others,
+        }
         for work in group:
-            if isinstance(work, Begin):
-                begins.append(work)
-                if work.is_written_alone:
-                    lone.append(work)
-            elif isinstance(work, Finish):
-                finishes.append(work)
-            elif isinstance(work, Close):
-                closes.append(work)
-            else:
-                others.append(work)
-                if work.is_written_alone:
-                    lone.append(work)
-        if lone:
-            raise Lost(frozenset(lone))
+            of_type[type(work)].append(work)
         given: dict[Any, Any] = {}
         if finishes:
             given = self._endings.finish(connection, finishes)
-        for close in closes:
-            given[close] = self._single(connection, close)
         for other in others:
             given[other] = self._single(connection, other)
         if begins:

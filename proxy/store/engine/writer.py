@@ -317,7 +317,7 @@ class Writer:
         """Close a turn without an owner, so that it does not keep its conversation locked."""
         work = waiting.work
         if isinstance(work, Begin):
-            close = Close(work.turn["id"], None, "abandoned", work.turn["created_at"])
+            close = Close(work.turn.id, None, "abandoned", work.turn.created_at)
         else:
             assert isinstance(work, Finish)
             close = Close(None, work.end.turn, "storage_unavailable", work.end.finished_at)

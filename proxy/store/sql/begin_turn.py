@@ -7,7 +7,7 @@ result. The writer then retries it alone, which determines the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,6 +18,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    false,
     literal_column,
     or_,
     select,
@@ -35,47 +36,37 @@ from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.stored_items import StoredItems
-from proxy.store.sql.tables import conversations, turns
+from proxy.store.sql.tables import conversations, encoded, storable, turns
 from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.repository import IdempotencyKeyTaken
 
+_ENCODED = ("metadata", "body_digest", "input_fingerprint")
+"""The columns whose values ``rows.turn_row`` gives as they are stored."""
+
 
 class Begin(Struct, frozen=True, eq=False):
-    """A turn to begin, as rows. Those of ``input`` have no turn yet.
+    """A turn to begin. ``input`` are rows that have no turn yet.
 
     With ``resume`` it also records approval decisions. With ``parent`` and its end, it adds the turn that it follows.
     Both are written alone.
     """
 
-    conversation: dict[str, Any]
-    turn: dict[str, Any]
+    turn: NewTurn
     input: StoredItems
     resume: ApprovalUpdate | None = None
     parent: Begin | None = None
     parent_end: Finish | None = None
-    checkpoint: bytes | None = None
-    is_at_head: bool = False
+    is_written_alone: bool = False
+    """Whether it cannot be part of a group."""
 
     is_durable: ClassVar[bool] = False
     """A begun turn does not survive a power failure, and no client has its response yet."""
 
-    @property
-    def is_written_alone(self) -> bool:
-        """Whether it cannot be part of a group."""
-        return self.resume is not None or self.parent is not None
-
 
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
-    """Return the turn as rows."""
+    """Return the turn with its input in the stored format."""
     said = stored_items.input_items(turn.input) if turn.is_stored else []
-    return Begin(
-        rows.conversation_row(turn),
-        rows.turn_row(turn),
-        said,
-        resume,
-        checkpoint=turn.checkpoint,
-        is_at_head=turn.is_at_head,
-    )
+    return Begin(turn, said, resume, is_written_alone=resume is not None)
 
 
 def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> Begin:
@@ -83,7 +74,7 @@ def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> 
     end = Finish(
         parent.end, stored_items.item_rows(parent.end.items, is_input=False), journal, moves_head=False
     )
-    return replace(begin, parent=begin_of(parent.turn), parent_end=end)
+    return replace(begin, parent=begin_of(parent.turn), parent_end=end, is_written_alone=True)
 
 
 class Beginnings:
@@ -98,7 +89,8 @@ class Beginnings:
         self._add_conversation = PreparedStatement(
             insert_into(dialect, conversations)
             .values(metadata=literal_column("'{}'", JSON))
-            .on_conflict_do_nothing()
+            .on_conflict_do_nothing(),
+            rows.CONVERSATION_PARAMETERS,
         )
         self._name_end_user = PreparedStatement(
             update(conversations)
@@ -106,8 +98,9 @@ class Beginnings:
                 conversations.c.caller == bindparam("of_caller"),
                 conversations.c.id == bindparam("of_conversation"),
             )
-            .where(conversations.c.end_user == "")
-            .values(end_user=bindparam("named"))
+            .where(conversations.c.end_user == literal_column("''"))
+            .values(end_user=bindparam("named")),
+            ("named", "of_caller", "of_conversation"),
         )
         conversation = (
             select(conversations.c.key)
@@ -117,14 +110,22 @@ class Beginnings:
             )
             .scalar_subquery()
         )
-        add_turn = insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
-        self._add_turns = PreparedStatement(add_turn)
-        self._add_turn = PreparedStatement(add_turn.returning(turns.c.key, turns.c.conversation))
+        add_turn = (
+            insert_into(dialect, turns)
+            .values({name: bindparam(name, type_=encoded(turns.c[name])) for name in _ENCODED})
+            .values(conversation=conversation, status=literal_column("'running'"), is_history=false())
+            .on_conflict_do_nothing()
+        )
+        self._add_turns = PreparedStatement(add_turn, rows.TURN_PARAMETERS)
+        self._add_turn = PreparedStatement(
+            add_turn.returning(turns.c.key, turns.c.conversation), rows.TURN_PARAMETERS
+        )
         ids = listed(dialect, "ids")
         self._begun = PreparedStatement(
             select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
                 turns.c.id.in_(select(ids.c.value)), IS_RUNNING
-            )
+            ),
+            ("ids",),
         )
         keys = listed(dialect, "keys", BigInteger)
         self._heads = PreparedStatement(
@@ -163,47 +164,47 @@ class Beginnings:
             place = self.single(connection, begins[0])
             return {} if place is None else {begins[0]: place}
         # Insert in the same order in all workers, so that they cannot deadlock.
-        begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
-        self._add_conversation.run(connection, [begin.conversation for begin in begins])
-        self._name_end_user.run(
-            connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]
-        )
-        self._add_turns.run(connection, [begin.turn for begin in begins])
+        begins = sorted(begins, key=lambda begin: (begin.turn.caller, begin.turn.conversation_id))
+        given = [begin.turn for begin in begins]
+        self._add_conversation.run(connection, list(map(rows.conversation_row, given)))
+        self._name_end_user.run(connection, [_named(turn) for turn in given if turn.end_user])
+        self._add_turns.run(connection, list(map(rows.turn_row, given)))
         begun = self._without_old_heads(connection, self._running_now(connection, begins))
         self._add_items.run(connection, [(place.turn, 0, begin.input) for begin, place in begun.items()])
         for begin, place in begun.items():
-            if begin.checkpoint is not None:
-                self._checkpoints.add(connection, place.turn, 0, begin.checkpoint)
+            if begin.turn.checkpoint is not None:
+                self._checkpoints.add(connection, place.turn, 0, begin.turn.checkpoint)
         return begun
 
     def single(self, connection: Connection, begin: Begin) -> Begun | None:
         """Begin a turn like ``together``; None if it has a conflict."""
         turn = begin.turn
-        self._add_conversation.run_once(connection, begin.conversation)
-        if turn["end_user"]:
+        self._add_conversation.run_once(connection, rows.conversation_row(turn))
+        if turn.end_user:
             self._name_end_user.run_once(connection, _named(turn))
-        if added := self._add_turn.run_once(connection, turn):
+        if added := self._add_turn.run_once(connection, rows.turn_row(turn)):
             begun = Begun(*added[0])
         elif (found := self._running_now(connection, [begin]).get(begin)) is not None:
             begun = found
         else:
             return None
-        if begin.is_at_head and not self._without_old_heads(connection, {begin: begun}):
+        if turn.is_at_head and not self._without_old_heads(connection, {begin: begun}):
             return None
         self._add_items.add(connection, begun.turn, 0, begin.input)
-        if begin.checkpoint is not None:
-            self._checkpoints.add(connection, begun.turn, 0, begin.checkpoint)
+        if turn.checkpoint is not None:
+            self._checkpoints.add(connection, begun.turn, 0, turn.checkpoint)
         return begun
 
     def _running_now(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
         """Return the turns that are running under their ids for their workers."""
-        ids = [begin.turn["id"] for begin in begins]
-        found = {
-            (turn_id, worker): Begun(key, conversation)
-            for turn_id, key, conversation, worker in self._begun.run_once(connection, {"ids": ids})
-        }
-        places = [(begin, found.get((begin.turn["id"], begin.turn["worker"]))) for begin in begins]
-        return {begin: place for begin, place in places if place is not None}
+        found = self._begun.run_once(connection, ([begin.turn.id for begin in begins],))
+        running = {row[0]: row for row in found}
+        begun: dict[Begin, Begun] = {}
+        for begin in begins:
+            row = running.get(begin.turn.id)
+            if row is not None and row[3] == storable(begin.turn.worker):
+                begun[begin] = Begun(row[1], row[2])
+        return begun
 
     def _without_old_heads(self, connection: Connection, begun: dict[Begin, Begun]) -> dict[Begin, Begun]:
         """Remove the turns that should follow the head of their conversation and do not any more.
@@ -211,15 +212,13 @@ class Beginnings:
         Another worker's turn has ended since the head was read, possibly while the insertion waited for that end. A
         statement that waits reads what was committed before it, so the head is read by another one.
         """
-        at_head = {begin: place for begin, place in begun.items() if begin.is_at_head}
+        at_head = {begin: place for begin, place in begun.items() if begin.turn.is_at_head}
         if not at_head:
             return begun
         keys = [place.conversation for place in at_head.values()]
         found = self._heads.run_once(connection, {"keys": keys})
         heads = {row[0]: row[1] for row in found}
-        late = [
-            begin for begin, place in at_head.items() if begin.turn["parent"] != heads[place.conversation]
-        ]
+        late = [begin for begin, place in at_head.items() if begin.turn.parent != heads[place.conversation]]
         self._remove_turn.run(connection, [{"of_turn": begun[begin].turn} for begin in late])
         return {begin: place for begin, place in begun.items() if begin not in late}
 
@@ -236,23 +235,21 @@ class Beginnings:
         """
         turn = begin.turn
         # Only what the statement names: SQLAlchemy sets every column that it finds a value for.
-        of_caller, of_key = turn["of_caller"], turn["idempotency_key"]
-        given = {"of_caller": of_caller, "of_conversation": turn["of_conversation"], "of_key": of_key}
-        self._interruption.run(connection, given | {"now": turn["created_at"]}, turn["created_at"])
+        of_conversation = {"of_caller": turn.caller, "of_conversation": turn.conversation_id}
+        given = {**of_conversation, "of_key": turn.idempotency_key, "now": turn.created_at}
+        self._interruption.run(connection, given, turn.created_at)
         if begin.resume is not None:
-            of_conversation = {"of_caller": of_caller, "of_conversation": turn["of_conversation"]}
-            if not self._approvals.decide(connection, of_conversation, turn["id"], begin.resume):
+            if not self._approvals.decide(connection, of_conversation, turn.id, begin.resume):
                 return None
             # Before a turn is added: that would wait for the end of a running one, which waits for the conversation.
-            others = connection.scalars(self._running, of_conversation | {"of_slot": turn["slot"]})
-            if any(running != turn["id"] for running in others):
+            others = connection.scalars(self._running, of_conversation | {"of_slot": turn.slot})
+            if any(running != turn.id for running in others):
                 raise ConversationBusy
         begun = self._begin_behind(connection, begin) if begin.parent else self.single(connection, begin)
         if begun is not None:
             return begun
-        if of_key is not None and connection.scalar(
-            self._has_key, {"of_caller": of_caller, "of_key": of_key}
-        ):
+        of_key = {"of_caller": turn.caller, "of_key": turn.idempotency_key}
+        if turn.idempotency_key is not None and connection.scalar(self._has_key, of_key):
             raise IdempotencyKeyTaken
         raise ConversationBusy
 
@@ -260,16 +257,17 @@ class Beginnings:
         """Add the parent and begin the turn; None on a conflict."""
         assert begin.parent is not None
         assert begin.parent_end is not None
-        for _, key, conversation, worker in self._begun.run_once(connection, {"ids": [begin.turn["id"]]}):
+        turn = begin.turn
+        for _, key, conversation, worker in self._begun.run_once(connection, ([turn.id],)):
             # The write is a retry.
-            return Begun(key, conversation) if worker == begin.turn["worker"] else None
+            return Begun(key, conversation) if worker == storable(turn.worker) else None
         parent = self.single(connection, begin.parent)
         if parent is None:
             return None
         end = begin.parent_end
         self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
-        return self.single(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
+        return self.single(connection, replace(begin, turn=replace(turn, parent=parent.turn)))
 
 
-def _named(turn: dict[str, Any]) -> dict[str, Any]:
-    return {name: turn[name] for name in ("of_caller", "of_conversation")} | {"named": turn["end_user"]}
+def _named(turn: NewTurn) -> tuple[str, str, str]:
+    return turn.end_user, turn.caller, turn.conversation_id

@@ -5,7 +5,8 @@ Turns that wait for calls, have checkpoints or ask for approval need a few more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
@@ -13,7 +14,6 @@ from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     Connection,
-    LargeBinary,
     bindparam,
     case,
     delete,
@@ -27,11 +27,11 @@ from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.dialects import IS_RUNNING, for_each, insert_into, listed, statements
-from proxy.store.sql.item_insertion import ItemInsertion
+from proxy.store.sql.item_insertion import Added, ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.single_end import SingleEnd
 from proxy.store.sql.stored_items import ItemRow
-from proxy.store.sql.tables import checkpoints, conversations, indexable, pending_calls, turns
+from proxy.store.sql.tables import checkpoints, conversations, encoded, indexable, pending_calls, turns
 from proxy.turns.records import TurnEnd
 
 
@@ -47,6 +47,7 @@ class Finish(Struct, frozen=True, eq=False):
     moves_head: bool = True
 
     is_durable: ClassVar[bool] = True
+    is_written_alone: ClassVar[bool] = False
 
 
 class Close(Struct, frozen=True, eq=False):
@@ -58,6 +59,7 @@ class Close(Struct, frozen=True, eq=False):
     finished_at: float
 
     is_durable: ClassVar[bool] = True
+    is_written_alone: ClassVar[bool] = False
 
 
 class _Ending(NamedTuple):
@@ -83,17 +85,18 @@ class Endings:
             of.status, of.finished_at, of.fence
         )
         self._ending = PreparedStatement(
-            for_each(dialect, keys.c.value, of.key, ending.with_for_update(of=turns))
+            for_each(dialect, keys.c.value, of.key, ending.with_for_update(of=turns)), ("keys",)
         )
         ends = {
             (keeps_key, keeps_input): _end(keeps_key=keeps_key, keeps_input=keeps_input)
             for keeps_key in (False, True)
             for keeps_input in (False, True)
         }
-        self._ends = {keeps: PreparedStatement(end) for keeps, end in ends.items()}
+        self._ends = {keeps: PreparedStatement(end, rows.END_PARAMETERS) for keeps, end in ends.items()}
         self._end = {
             keeps: PreparedStatement(
-                end.returning(of.key, of.conversation, of.caller, of.is_stored, of.inputs)
+                end.returning(of.key, of.conversation, of.caller, of.is_stored, of.inputs),
+                rows.END_PARAMETERS,
             )
             for keeps, end in ends.items()
         }
@@ -109,7 +112,8 @@ class Endings:
             update(conversations)
             .where(conversations.c.key == bindparam("of_conversation"))
             .where(or_(conversations.c.head.is_(None), conversations.c.head < bindparam("turn")))
-            .values(head=bindparam("turn"))
+            .values(head=bindparam("turn")),
+            ("of_conversation", "turn"),
         )
         self._mark_lost = (
             update(turns)
@@ -138,25 +142,30 @@ class Endings:
         if len(finishes) == 1 and self._end_running(connection, finishes[0]):
             return {finishes[0]: True}
         # Locked in key order, so that two workers cannot deadlock.
-        keys = sorted(finish.end.turn for finish in finishes)
-        found = {row[0]: _Ending(*row) for row in self._ending.run_once(connection, {"keys": keys})}
+        keys = sorted([finish.end.turn for finish in finishes])
+        found = {row[0]: row for row in self._ending.run_once(connection, (keys,))}
         ends: dict[int, Finish] = {}
         results: dict[Finish, bool] = {}
         lost: list[dict[str, int]] = []
         for finish in finishes:
-            row = found.get(finish.end.turn)
-            if row is not None and row.status == "running" and row.fence == finish.end.fence:
-                first = ends.setdefault(row.key, finish).end
-                results[finish] = _is_same(finish.end, first.status, first.finished_at)
+            end = finish.end
+            row = found.get(end.turn)
+            if row is None:
+                results[finish] = False
+                continue
+            *_, status, finished_at, fence = row
+            if status == "running" and fence == end.fence:
+                first = ends.setdefault(end.turn, finish)
+                results[finish] = first is finish or _is_same(end, first.end.status, first.end.finished_at)
             else:
-                results[finish] = row is not None and _is_same(finish.end, row.status, row.finished_at)
-                if row is not None and row.status == "interrupted":
-                    lost.append({"turn": row.key})
+                results[finish] = _is_same(end, status, finished_at)
+                if status == "interrupted":
+                    lost.append({"turn": end.turn})
         if lost:
             connection.execute(self._mark_lost, lost)
         if ends:
             self._end_all(connection, ends.values())
-            self._add_results(connection, [(finish, found[key]) for key, finish in ends.items()])
+            self._add_results(connection, ends.values(), found)
         return results
 
     def close(self, connection: Connection, close: Close) -> None:
@@ -165,28 +174,24 @@ class Endings:
 
     def _end_running(self, connection: Connection, finish: Finish) -> bool:
         """End a turn with all that it adds; False if it is not running, or another worker has taken it over."""
-        end, keeps = finish.end, _keeps(finish.end)
+        end = finish.end
+        keeps, row = _keeps(end), rows.end_row(end, finish.journal)
         if self._single is None:
-            found = self._end[keeps].run_once(connection, _end_values(finish))
+            found = self._end[keeps].run_once(connection, row)
             if found:
                 self._add_result(connection, finish, found[0])
             return bool(found)
-        row = self._single[keeps].run(
-            connection,
-            {"turn": end.turn, "of_fence": end.fence, "packed": finish.journal},
-            rows.end_row(end),
-            finish.items,
-            moves_head=end.is_history and finish.moves_head,
-        )
-        if row is not None:
-            self._add_calls(connection, [(finish, _Ending(*row))])
-        return row is not None
+        moves_head = end.is_history and finish.moves_head
+        ended = self._single[keeps].run(connection, row, finish.items, moves_head=moves_head)
+        if ended is not None and _has_calls(end):
+            self._add_calls(connection, [(finish, _Ending(*ended))])
+        return ended is not None
 
     def _end_all(self, connection: Connection, finishes: Iterable[Finish]) -> None:
         """End the rows of turns, which are running and locked."""
-        alike: dict[tuple[bool, bool], list[dict[str, Any]]] = {}
+        alike: dict[tuple[bool, bool], list[Sequence[Any]]] = defaultdict(list)
         for finish in finishes:
-            alike.setdefault(_keeps(finish.end), []).append(_end_values(finish))
+            alike[_keeps(finish.end)].append(rows.end_row(finish.end, finish.journal))
         for keeps, values in alike.items():
             self._ends[keeps].run(connection, values)
 
@@ -196,28 +201,33 @@ class Endings:
         if is_stored:
             self._add_items.add(connection, key, inputs, finish.items)
         if finish.end.is_history and finish.moves_head:
-            self._move_head.run_once(connection, {"of_conversation": conversation, "turn": key})
+            self._move_head.run_once(connection, (conversation, key))
         if _has_calls(finish.end):
             self._add_calls(connection, [(finish, _Ending(*row))])
 
-    def _add_results(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
-        """Do the same for several turns, with a statement for each table."""
-        self._add_items.run(
-            connection, [(row.key, row.inputs, finish.items) for finish, row in ends if row.is_stored]
-        )
-        heads = [
-            {"of_conversation": row.conversation, "turn": row.key}
-            for finish, row in ends
-            if finish.end.is_history and finish.moves_head
-        ]
+    def _add_results(
+        self, connection: Connection, finishes: Iterable[Finish], found: Mapping[int, Sequence[Any]]
+    ) -> None:
+        """Do the same for several turns, with a statement for each table; ``found`` has their rows by key."""
+        added: list[Added] = []
+        heads: list[tuple[int, int]] = []
+        with_calls: list[tuple[Finish, _Ending]] = []
+        for finish in finishes:
+            end = finish.end
+            key, conversation, _, is_stored, inputs, *_ = row = found[end.turn]
+            if is_stored:
+                added.append((key, inputs, finish.items))
+            if end.is_history and finish.moves_head:
+                heads.append((conversation, key))
+            if _has_calls(end):
+                with_calls.append((finish, _Ending(*row)))
+        self._add_items.run(connection, added)
         self._move_head.run(connection, heads)
-        self._add_calls(connection, ends)
+        if with_calls:
+            self._add_calls(connection, with_calls)
 
     def _add_calls(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
         """Write the calls that turns wait for, and delete their checkpoints."""
-        ends = [(finish, row) for finish, row in ends if _has_calls(finish.end)]
-        if not ends:
-            return
         # Models can repeat a call id.
         waited_for = [
             {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}
@@ -236,16 +246,17 @@ class Endings:
 
 def _end(*, keeps_key: bool, keeps_input: bool) -> Any:
     """Return the update of a running turn; SQLite writes the indexes of all columns in it, even of unchanged ones."""
-    removed: dict[str, Any] = {}
+    removed: dict[str, Any] = {"progress": null()}
     if not keeps_key:
         removed["idempotency_key"] = null()
     if not keeps_input:
         removed["input_fingerprint"] = null()
-    journal = case((turns.c.is_stored, bindparam("packed", type_=LargeBinary)))
+    changed = {name: bindparam(f"new_{name}", type_=encoded(turns.c[name])) for name in rows.END_COLUMNS}
+    journal = case((turns.c.is_stored, changed.pop("journal")))
     return (
         update(turns)
-        .where(turns.c.key == bindparam("turn"), turns.c.fence == bindparam("of_fence"), IS_RUNNING)
-        .values(journal=journal, **removed)
+        .where(turns.c.key == bindparam("of_turn"), turns.c.fence == bindparam("of_fence"), IS_RUNNING)
+        .values(**changed, journal=journal, **removed)
     )
 
 
@@ -257,12 +268,6 @@ def _has_calls(end: TurnEnd) -> bool:
 def _keeps(end: TurnEnd) -> tuple[bool, bool]:
     """Return whether a turn keeps its idempotency key and its input fingerprint."""
     return end.is_history if end.keeps_key is None else end.keeps_key, end.is_found_by_input
-
-
-def _end_values(finish: Finish) -> dict[str, Any]:
-    values, end = rows.end_row(finish.end), finish.end
-    values["turn"], values["of_fence"], values["packed"] = end.turn, end.fence, finish.journal
-    return values
 
 
 def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:

@@ -46,16 +46,17 @@ class ItemInsertion:
         """Insert the items of several turns, if there are any."""
         single: list[tuple[Any, ...]] = []
         for turn, first, stored in added:
-            if isinstance(stored, MessageList):
+            if type(stored) is MessageList:
                 self.add(connection, turn, first, stored)
-            else:
-                single += [(turn, first + place, *row) for place, row in enumerate(stored)]
+                continue
+            for place, row in enumerate(stored, first):
+                single.append((turn, place, *row))
         self._insert.run(connection, single)
 
     def add(self, connection: Connection, turn: int, first: int, stored: StoredItems) -> None:
         """Insert the items of one turn."""
-        if isinstance(stored, MessageList):
+        if type(stored) is MessageList:
             values = {"of_turn": turn, "first": first, "messages": stored.messages}
             self._insert_list.run_once(connection, values)
         else:
-            self._insert.run(connection, [(turn, first + place, *row) for place, row in enumerate(stored)])
+            self._insert.run(connection, [(turn, place, *row) for place, row in enumerate(stored, first)])

@@ -8,14 +8,15 @@ adapts asyncpg, and does not look up and convert the statement each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, Double, LargeBinary, Table
 
-from proxy.store.sql.tables import Words, are_plain
+from proxy.store.sql.tables import Name, Words, are_plain
 
-Values = Mapping[str, Any]
+Values = Mapping[str, Any] | Sequence[Any]
 _Processor = Callable[[Any], Any]
 
 
@@ -24,25 +25,28 @@ _NATIVE = (Boolean, Double, LargeBinary)
 
 
 class PreparedStatement:
-    """A statement whose parameters are given by name, always with the same names.
+    """A statement whose parameters are given by name, always with the same names, or in the order of ``names``.
 
     The values of a SELECT are those that SQLAlchemy returns; those of RETURNING are the driver's. An instance
     is for one dialect.
     """
 
-    def __init__(self, statement: Any) -> None:
+    def __init__(self, statement: Any, names: Sequence[str] = ()) -> None:
         self._statement = statement
+        self._names = names
         self._text = ""
-        self._in_order: Callable[[Values], Sequence[Any]] = tuple
-        """Returns the values in the order of the parameters of the text."""
+        self._in_order: Callable[[Any], Sequence[Any]] | None = None
+        """Returns the values in the order of the parameters of the text; None if they are given so."""
         self._constants: dict[str, Any] = {}
-        """The parameters whose values are part of the statement."""
+        """The parameters whose values are part of the statement; none with ``names``."""
         self._converters: list[tuple[int, _Processor]] = []
         """The positions of parameters whose values are converted for the driver, and how."""
         self._words: list[tuple[int, _Processor]] = []
         """The same for texts from outside, which nearly always need no conversion."""
         self._words_of: Callable[[Sequence[Any]], Iterable[str | None]] = tuple
         """Returns those texts of a row."""
+        self._names_of: Callable[[Sequence[Any]], Iterable[str | None]] = tuple
+        """Returns those of them that are looked up."""
         self._results: list[tuple[int, _Processor]] = []
         """The columns of the result whose values are converted, and how."""
 
@@ -53,46 +57,44 @@ class PreparedStatement:
         if values:
             if not self._text:
                 self._compile(connection, values[0])
-            run_text(connection, self._text, list(map(self._row, values)))
+            run_text(connection, self._text, self._rows(values))
         return []
 
     def run_once(self, connection: Connection, values: Values) -> Sequence[Sequence[Any]]:
         """Run the statement, and return its rows."""
         if not self._text:
             self._compile(connection, values)
-        row = self._row(values)
+        (row,) = self._rows([values])
         driver: Any = connection.get_execution_options().get("driver")
         if driver is not None:
             # What ``run_text`` does there, without another call.
             rows = driver.execute(self._text, row).fetchall()
         else:
             rows = run_text(connection, self._text, [row])
-        return self._of_columns(rows) if rows and self._results else rows
+        return _converted(rows, self._results) if rows and self._results else rows
 
-    def _row(self, values: Values) -> Sequence[Any]:
-        row = self._in_order({**self._constants, **values} if self._constants else values)
+    def _rows(self, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """Return the rows of parameters for the driver."""
+        if self._constants:
+            values = [{**self._constants, **given} for given in values]
+        rows = list(map(self._in_order, values)) if self._in_order is not None else values
         if self._converters:
-            row = _converted(row, self._converters)
+            rows = _converted(rows, self._converters)
         # All texts together, instead of a call for each of them.
-        if self._words and not are_plain(self._words_of(row)):
-            row = _converted(row, self._words)
-        return row
-
-    def _of_columns(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
-        # By column: a long conversation has hundreds of rows, and few of their columns are converted.
-        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
-        for at, convert in self._results:
-            columns[at] = map(convert, columns[at])
-        return list(zip(*columns, strict=True))
+        if self._words and not are_plain(
+            chain.from_iterable(map(self._words_of, rows)), chain.from_iterable(map(self._names_of, rows))
+        ):
+            rows = _converted(rows, self._words)
+        return rows
 
     def _compile(self, connection: Connection, values: Values) -> None:
         dialect = connection.dialect
         if (statement := self._statement) is None:
             # Another thread has just compiled it.
             return
-        compiled = statement.compile(dialect=dialect, column_keys=list(values))
+        names = self._names or list(values)
+        compiled = statement.compile(dialect=dialect, column_keys=names)
         parameters = [compiled.binds[name] for name in compiled.positiontup]
-        names = [bind.key for bind in parameters]
         converters: list[tuple[int, _Processor]] = []
         words: list[tuple[int, _Processor]] = []
         for at, bind in enumerate(parameters):
@@ -107,8 +109,14 @@ class PreparedStatement:
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
             if convert is not None:
                 results.append((at, convert))
-        self._constants = {bind.key: bind.effective_value for bind in parameters if bind.key not in values}
-        self._in_order, self._words_of = _values_of(names), _values_of([at for at, _ in words])
+        self._constants = {bind.key: bind.effective_value for bind in parameters if bind.key not in names}
+        keys = [bind.key for bind in parameters]
+        if not self._names:
+            self._in_order = _by_name(keys)
+        elif keys != list(self._names):
+            self._in_order = _at([self._names.index(key) for key in keys])
+        self._words_of = _at([at for at, _ in words])
+        self._names_of = _at([at for at, _ in words if isinstance(parameters[at].type, Name)])
         self._converters, self._words, self._results = converters, words, results
         # Last: another thread may be here at the same time.
         self._text = str(compiled)
@@ -116,17 +124,28 @@ class PreparedStatement:
         self._statement = None
 
 
-def _converted(row: Sequence[Any], converters: Iterable[tuple[int, _Processor]]) -> Sequence[Any]:
-    converted = list(row)
+def _converted(
+    rows: Sequence[Sequence[Any]], converters: Iterable[tuple[int, _Processor]]
+) -> Sequence[Sequence[Any]]:
+    # By column: a long conversation has hundreds of rows, and few of their columns are converted.
+    columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
     for at, convert in converters:
-        converted[at] = convert(converted[at])
-    return converted
+        columns[at] = map(convert, columns[at])
+    return list(zip(*columns, strict=True))
 
 
-def _values_of(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
-    """Return a function that returns the values of these keys."""
-    # Of one key, itemgetter returns the value itself.
-    return itemgetter(*keys) if len(keys) > 1 else lambda values: [values[key] for key in keys]
+def _by_name(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """Return a function that returns the values with these names."""
+    # Of one name, itemgetter returns the value itself.
+    return itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
+
+
+def _at(positions: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Return a function that returns the values at these positions of a row."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    # Of one position, itemgetter returns the value itself.
+    return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0))
 
 
 class Insertion:

@@ -11,7 +11,7 @@ from sqlalchemy import Row
 
 from proxy.messages import Item
 from proxy.store.sql.stored_items import decode_items, to_item, to_json
-from proxy.store.sql.tables import indexable, storable
+from proxy.store.sql.tables import encode_json, storable
 from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.records import (
     ChainTurn,
@@ -29,49 +29,34 @@ _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
 
 
-def conversation_row(turn: NewTurn) -> dict[str, Any]:
-    """Return the conversation of a turn as it is when the turn is its first; it has no metadata."""
-    return {
-        "caller": turn.caller,
-        "id": turn.conversation_id,
-        "end_user": turn.end_user,
-        "team": turn.team,
-        "created_at": turn.created_at,
-    }
-
-
-def turn_row(turn: NewTurn) -> dict[str, Any]:
-    """Return the running turn; ``of_caller`` and ``of_conversation`` lead to its conversation."""
-    return {
-        "of_caller": turn.caller,
-        "of_conversation": turn.conversation_id,
-        # Compared with what is stored.
-        "id": indexable(turn.id),
-        "parent": turn.parent,
-        "caller": turn.caller,
-        "end_user": turn.end_user,
-        "team": turn.team,
-        "model": turn.model,
-        "status": "running",
-        "is_history": False,
-        "agent": turn.agent,
-        "is_stored": turn.is_stored,
-        "is_listed": turn.is_listed,
-        "metadata": _storable_pairs(turn.metadata) if turn.is_stored and turn.metadata else {},
-        "options": turn.options,
-        "worker": storable(turn.worker),
-        "lease_until": turn.lease_until,
-        "created_at": turn.created_at,
-        "idempotency_key": turn.idempotency_key,
-        "body_digest": turn.body_digest,
-        "inputs": len(turn.input) if turn.is_stored else 0,
-        "snapshot": turn.snapshot,
-        "input_fingerprint": turn.input_fingerprint,
-        "first_attempt": turn.first_attempt,
-        "slot": turn.slot,
-    }
-
-
+CONVERSATION_PARAMETERS = ("id", "caller", "end_user", "team", "created_at")
+"""The columns of ``conversation_row``."""
+TURN_PARAMETERS = (
+    "id",
+    "of_caller",
+    "of_conversation",
+    "parent",
+    "caller",
+    "end_user",
+    "team",
+    "model",
+    "agent",
+    "is_stored",
+    "is_listed",
+    "metadata",
+    "options",
+    "worker",
+    "lease_until",
+    "created_at",
+    "idempotency_key",
+    "body_digest",
+    "inputs",
+    "snapshot",
+    "input_fingerprint",
+    "first_attempt",
+    "slot",
+)
+"""Those of ``turn_row``; ``of_caller`` and ``of_conversation`` lead to the conversation of the turn."""
 END_COLUMNS = (
     "status",
     "is_history",
@@ -83,28 +68,69 @@ END_COLUMNS = (
     "last_answer",
     "pending",
     "uses",
+    "journal",
     "ran_effects",
-    "progress",
 )
-"""The columns of ``end_row``."""
+"""The columns that the end of a turn changes, without those that it only clears."""
+END_PARAMETERS = (*(f"new_{name}" for name in END_COLUMNS), "of_turn", "of_fence")
+"""Those of ``end_row``; SQLAlchemy reserves the names of the columns."""
 
 
-def end_row(end: TurnEnd) -> dict[str, Any]:
-    """Return what the end of a turn changes in its row, without its journal, idempotency key and input fingerprint."""
-    return {
-        "status": end.status,
-        "is_history": end.is_history,
-        "agent": end.agent,
-        "finished_at": end.finished_at,
-        "finish_reason": end.finish_reason,
-        "error_code": end.error_code,
-        "fingerprint": end.fingerprint if end.is_history else None,
-        "last_answer": end.last_answer if end.is_history else None,
-        "pending": to_json(end.pending) if end.pending else None,
-        "uses": to_json(end.uses) if end.uses else None,
-        "ran_effects": end.ran_effects,
-        "progress": None,
-    }
+def conversation_row(turn: NewTurn) -> tuple[Any, ...]:
+    """Return the conversation of a turn as it is when the turn is its first; it has no metadata."""
+    return turn.conversation_id, turn.caller, turn.end_user, turn.team, turn.created_at
+
+
+def turn_row(turn: NewTurn) -> tuple[Any, ...]:
+    """Return the running turn. Its metadata and digests are as they are stored."""
+    is_stored, metadata = turn.is_stored, turn.metadata
+    body_digest, input_fingerprint = turn.body_digest, turn.input_fingerprint
+    return (
+        turn.id,
+        turn.caller,
+        turn.conversation_id,
+        turn.parent,
+        turn.caller,
+        turn.end_user,
+        turn.team,
+        turn.model,
+        turn.agent,
+        is_stored,
+        turn.is_listed,
+        encode_json(_storable_pairs(metadata)) if metadata and is_stored else "{}",
+        turn.options,
+        turn.worker,
+        turn.lease_until,
+        turn.created_at,
+        turn.idempotency_key,
+        body_digest.hex() if body_digest is not None else None,
+        len(turn.input) if is_stored else 0,
+        turn.snapshot,
+        input_fingerprint.hex() if input_fingerprint is not None else None,
+        turn.first_attempt,
+        turn.slot,
+    )
+
+
+def end_row(end: TurnEnd, journal: bytes | None) -> tuple[Any, ...]:
+    """Return what the end of a turn changes in its row. Its digests are as they are stored, like ``journal``."""
+    is_history, fingerprint, last_answer = end.is_history, end.fingerprint, end.last_answer
+    return (
+        end.status,
+        is_history,
+        end.agent,
+        end.finished_at,
+        end.finish_reason,
+        end.error_code,
+        fingerprint.hex() if is_history and fingerprint is not None else None,
+        last_answer.hex() if is_history and last_answer is not None else None,
+        to_json(end.pending) if end.pending else None,
+        to_json(end.uses) if end.uses else None,
+        journal,
+        end.ran_effects,
+        end.turn,
+        end.fence,
+    )
 
 
 def pack(journal: bytes) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -34,15 +34,13 @@ _ITEM_COLUMNS = {"is_input": Boolean, "agent": Text, "visible": Boolean, "messag
 class SingleEnd:
     """Ends a turn, adds its items, and moves the head of its conversation.
 
-    ``end`` is the update of a running turn without the values of ``rows.end_row``.
+    ``end`` is the update of a running turn.
     """
 
     def __init__(self, end: Update) -> None:
         of = turns.c
-        # Other names than those of the columns, which SQLAlchemy reserves.
-        changed = {name: bindparam(f"new_{name}", type_=of[name].type) for name in rows.END_COLUMNS}
         returned = (of.key, of.conversation, of.caller, of.is_stored, of.inputs)
-        ended = end.values(changed).returning(*returned).cte("ended")
+        ended = end.returning(*returned).cte("ended")
         arrays: list[BindParameter[Any]] = [
             bindparam(name, type_=ARRAY(kind)) for name, kind in _ITEM_COLUMNS.items()
         ]
@@ -65,18 +63,17 @@ class SingleEnd:
     def run(
         self,
         connection: Connection,
-        end: Mapping[str, Any],
-        changes: Mapping[str, Any],
+        end: Sequence[Any],
         said: Sequence[ItemRow],
         *,
         moves_head: bool,
     ) -> Sequence[Any] | None:
         """Return key, conversation, caller, is_stored and inputs of the turn; None if it is not running.
 
-        ``end`` has the parameters of the update, ``changes`` are those of ``rows.end_row``.
+        ``end`` is the row of ``rows.end_row``.
         """
         columns = zip(*said, strict=True) if said else ((),) * len(_ITEM_COLUMNS)
-        values = {**end, "moves_head": moves_head, **{f"new_{name}": changes[name] for name in changes}}
-        values.update(zip(_ITEM_COLUMNS, map(list, columns), strict=True))
+        values: dict[str, Any] = dict(zip(rows.END_PARAMETERS, end, strict=True))
+        values.update(zip(_ITEM_COLUMNS, map(list, columns), strict=True), moves_head=moves_head)
         found = self._statement.run_once(connection, values)
         return found[0] if found else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, final
 
 import msgspec
 
@@ -23,6 +23,7 @@ LONG_LIST = 32
 """Items from which on one statement costs less than one for each row."""
 
 
+@final
 class MessageList(msgspec.Struct, frozen=True):
     """The input of a turn that is a long list: visible messages without further members, as one JSON list."""
 
@@ -57,7 +58,7 @@ _encode = msgspec.json.Encoder().encode
 
 def input_items(items: Sequence[Item]) -> StoredItems:
     """Return the input of a turn in the stored format."""
-    if len(items) >= LONG_LIST and type(items) is PlainItems and items.are_of_client:
+    if type(items) is PlainItems and len(items.messages) >= LONG_LIST and items.are_of_client:
         try:
             # One text for all messages: to encode and insert one for each takes twice as long.
             return MessageList(_encode(items.messages).decode())

@@ -63,13 +63,12 @@ def indexable(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
 
 
-def are_plain(words: Iterable[str | None]) -> bool:
-    """Whether neither ``storable`` nor ``indexable`` changes any of these texts; False if one of them is long."""
-    given = list(filter(None, words))
-    joined = "".join(given)
+def are_plain(words: Iterable[str | None], names: Iterable[str | None]) -> bool:
+    """Whether ``storable`` changes none of the texts, and ``indexable`` none of the names, which are among them."""
+    joined = "".join(filter(None, words))
     if not joined.isascii() or "\0" in joined:
         return False
-    return len(joined) <= MAX_NAME or max(map(len, given)) <= MAX_NAME
+    return len(joined) <= MAX_NAME or max(map(len, filter(None, names)), default=0) <= MAX_NAME
 
 
 def _storable(words: str | None) -> str | None:
@@ -139,6 +138,23 @@ class Json(TypeDecorator[Any]):
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that every value goes through: on SQLite without a function of SQLAlchemy around it."""
         return encode_json if dialect.name == "sqlite" else super().bind_processor(dialect)
+
+
+class EncodedJson(Json):
+    """JSON that is given encoded."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return None: nothing is converted."""
+        return None
+
+
+def encoded(column: Column[Any]) -> TypeEngine[Any]:
+    """Return the type of a parameter for the column whose values are given as they are stored."""
+    if isinstance(column.type, Json):
+        return EncodedJson()
+    return String() if isinstance(column.type, Digest) else column.type
 
 
 # SQLite numbers rows by itself only in a column whose type is INTEGER.

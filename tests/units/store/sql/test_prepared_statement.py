@@ -67,18 +67,37 @@ def test_values_are_converted_as_by_sqlalchemy(connection: Connection, count: in
     assert len(stored) == count
 
 
+@pytest.mark.parametrize("names", [sorted(ROWS[0]), [column.name for column in things.columns]])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_values_can_be_given_in_an_order(connection: Connection, names: list[str], count: int) -> None:
+    by_name, in_order = PreparedStatement(insert(things)), PreparedStatement(insert(things), names)
+    by_name.run(connection, ROWS[:count])
+    expected = rows(connection)
+    connection.execute(things.delete())
+
+    in_order.run(connection, [tuple(row[name] for name in names) for row in ROWS[:count]])
+
+    assert rows(connection) == expected
+
+
 @pytest.mark.parametrize("name", [None, "", "plain", "x" * 200, "x" * 300, "a\0b", "é", "\ud800"])
 @pytest.mark.parametrize("label", [None, "plain", "x" * 200, "x" * 300, "a\0b", "\ud800"])
 def test_texts_are_converted_whatever_the_others_of_their_row_are(
     connection: Connection, name: str | None, label: str | None
 ) -> None:
     row = {**ROWS[1], "name": name, "label": label}
-    PreparedStatement(insert(things)).run(connection, [row])
-    stored = rows(connection)
+    others = [{**ROWS[1], "key": key} for key in range(3, 6)]
+    statement = PreparedStatement(insert(things))
+    statement.run(connection, [row])
+    alone = rows(connection)
     connection.execute(things.delete())
-    connection.execute(insert(things), row)
+    statement.run(connection, [*others, row])
+    grouped = rows(connection)
+    connection.execute(things.delete())
+    connection.execute(insert(things), [row, *others])
 
-    assert stored == rows(connection)
+    assert alone + grouped[1:] == rows(connection)
+    assert grouped[:1] == alone
 
 
 def test_a_statement_can_have_constants_and_use_a_parameter_twice(connection: Connection) -> None:
@@ -93,6 +112,21 @@ def test_a_statement_can_have_constants_and_use_a_parameter_twice(connection: Co
     statement.run(connection, [{"of": 2, "is_new": True}])
 
     assert [(row[1], row[5]) for row in rows(connection)] == [("changed", False), ("changed", True)]
+
+
+def test_values_in_an_order_can_be_used_twice(connection: Connection) -> None:
+    connection.execute(insert(things), ROWS)
+    statement = PreparedStatement(
+        update(things)
+        .where(things.c.key == bindparam("of"))
+        .values(name=case((things.c.key == bindparam("of"), bindparam("new")))),
+        ["new", "of"],
+    )
+
+    statement.run(connection, [("one", 1), ("two", 2)])
+    statement.run(connection, [("again", 2)])
+
+    assert [row[1] for row in rows(connection)] == ["one", "again"]
 
 
 def test_a_query_returns_the_rows_of_the_driver(connection: Connection) -> None:
