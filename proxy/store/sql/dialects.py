@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 
-from proxy.store.sql.tables import turns
+from proxy.store.sql.tables import Json, turns
 
 S = TypeVar("S")
 
@@ -52,7 +52,7 @@ def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:
     ``kind`` is the SQL type of its values.
     """
     if dialect == "sqlite":
-        return func.json_each(bindparam(name, type_=JSON)).table_valued("value", name=name)
+        return func.json_each(bindparam(name, type_=Json)).table_valued("value", name=name)
     words = func.unnest(bindparam(name, type_=ARRAY(kind)))
     return words.table_valued("value").render_derived(name=name)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Boolean, Connection, Double, LargeBinary, Table
 
-from proxy.store.sql.tables import Name, Words, are_plain
+from proxy.store.sql.tables import MAX_NAME, Name, Words
 
 Values = Mapping[str, Any] | Sequence[Any]
 _Processor = Callable[[Any], Any]
@@ -80,12 +80,20 @@ class PreparedStatement:
         rows = list(map(self._in_order, values)) if self._in_order is not None else values
         if self._converters:
             rows = _converted(rows, self._converters)
-        # All texts together, instead of a call for each of them.
-        if self._words and not are_plain(
-            chain.from_iterable(map(self._words_of, rows)), chain.from_iterable(map(self._names_of, rows))
-        ):
+        if self._words and not self._are_plain(rows):
             rows = _converted(rows, self._words)
         return rows
+
+    def _are_plain(self, rows: Sequence[Sequence[Any]]) -> bool:
+        """Whether no text is changed: neither by ``storable`` nor, if it is looked up, by ``indexable``."""
+        # All texts together, instead of a call for each of them.
+        joined = "".join(filter(None, chain.from_iterable(map(self._words_of, rows))))
+        if not joined.isascii() or "\0" in joined:
+            return False
+        if len(joined) <= MAX_NAME:
+            return True
+        names = filter(None, chain.from_iterable(map(self._names_of, rows)))
+        return max(map(len, names), default=0) <= MAX_NAME
 
     def _compile(self, connection: Connection, values: Values) -> None:
         dialect = connection.dialect

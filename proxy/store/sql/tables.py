@@ -6,7 +6,6 @@ store's own and give the order; ids are public. Times are seconds since the epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -63,14 +62,6 @@ def indexable(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
 
 
-def are_plain(words: Iterable[str | None], names: Iterable[str | None]) -> bool:
-    """Whether ``storable`` changes none of the texts, and ``indexable`` none of the names, which are among them."""
-    joined = "".join(filter(None, words))
-    if not joined.isascii() or "\0" in joined:
-        return False
-    return len(joined) <= MAX_NAME or max(map(len, filter(None, names)), default=0) <= MAX_NAME
-
-
 def _storable(words: str | None) -> str | None:
     # Without another call for nearly all values.
     return words if words is None or (words.isascii() and "\0" not in words) else storable(words)
@@ -87,7 +78,7 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Any:
-        """Return the function that every value goes through, except where ``are_plain``."""
+        """Return the function that every value goes through; ``PreparedStatement`` omits it where it changes none."""
         return _storable
 
 
