@@ -49,16 +49,21 @@ class TextJoiner(Struct, gc=False):
 
 def visible_text(events: Iterable[Event]) -> str:
     """Return the message text of a turn; ``""`` if there is none."""
-    joints = TextJoiner()
     texts: list[str] = []
     deltas: list[str] = []
     for event in events:
         if type(event) is TextDelta:
             deltas.append(event.text)
         elif deltas and (type(event) is ModelCalled or type(event) is Handoff):
-            texts.append(joints.join("".join(deltas)))
-            joints.pause()
-            deltas.clear()
+            texts.append("".join(deltas))
+            deltas = []
     if deltas:
-        texts.append(joints.join("".join(deltas)))
+        texts.append("".join(deltas))
+    if len(texts) < 2:
+        # Nothing to separate.
+        return texts[0] if texts else ""
+    joints = TextJoiner()
+    for place, text in enumerate(texts):
+        texts[place] = joints.join(text)
+        joints.pause()
     return "".join(texts)
