@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, field
 
 from proxy.events import (
     AgentSpeaking,
@@ -125,24 +125,25 @@ class CompletionBuilder(Struct):
     def add(self, entry: Entry) -> None:
         """Add the next entry of a log."""
         event = entry.event
+        # The most frequent events first: a pattern that does not match takes longer than a function call.
         if type(event) is TextDelta:
             self._text.append(self._joints.join(event.text))
             if event.logprobs is not None:
                 self._logprobs.extend(event.logprobs)
             return
+        if type(event) is Completed:
+            self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
+            return
         if self._extension is not None:
             note = self._extension.encode(event)
             if note is not None and note.reasoning:
                 self._reasoning.append(note.reasoning)
+        if type(event) is ModelCalled:
+            self._joints.is_paused = True
+            return
         if type(event) in EXTENSION_ONLY:
             return
-        if type(event) is ModelCalled:
-            self._joints.pause()
-            return
-        # The most frequent events first: a pattern that does not match takes longer than a function call.
         match event:
-            case Completed():
-                self._answer = self._completion(finish_reason_for(event.finish_reason, self.options), event)
             case Handoff():
                 self._joints.pause()
             case RefusalDelta():
@@ -157,6 +158,7 @@ class CompletionBuilder(Struct):
                 self._ran_tools += started_tools(event)
             case (
                 TextDelta()
+                | Completed()
                 | ModelCalled()
                 | Started()
                 | ReasoningDelta()
@@ -224,21 +226,21 @@ class CompletionBuilder(Struct):
         ]
 
     def _message(self) -> AnswerMessage:
-        calls = self._tool_calls() if self._calls else []
         refusal = "".join(self._refusal) or None
-        content = "".join(self._text) or (None if calls or refusal else "")
-        function_call: FunctionCall | UnsetType = UNSET
-        tool_calls: list[ToolCall] | UnsetType = UNSET
-        if calls and self.options.uses_functions:
-            function_call = calls[0].function
-        elif calls:
-            tool_calls = calls
+        reasoning = "".join(self._reasoning) or UNSET
+        text = "".join(self._text)
+        if not self._calls:
+            return AnswerMessage(
+                content=text or (None if refusal else ""), refusal=refusal, reasoning_content=reasoning
+            )
+        calls = self._tool_calls()
+        is_deprecated = self.options.uses_functions
         return AnswerMessage(
-            content=content,
+            content=text or None,
             refusal=refusal,
-            reasoning_content="".join(self._reasoning) or UNSET,
-            tool_calls=tool_calls,
-            function_call=function_call,
+            reasoning_content=reasoning,
+            tool_calls=UNSET if is_deprecated else calls,
+            function_call=calls[0].function if is_deprecated else UNSET,
         )
 
 

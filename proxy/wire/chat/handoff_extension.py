@@ -47,7 +47,7 @@ from proxy.wire.chat.extension_objects import (
     StatusEvent,
     Summary,
 )
-from proxy.wire.turn_summary import ModelUsage, ModelUses, StepProgress, add_call, rounded_cost
+from proxy.wire.turn_summary import ModelUses, StepProgress, add_call, rounded_cost
 
 _WITH_OBJECTS = frozenset(("extension", "all"))
 """Modes in which the response has the objects of the extension."""
@@ -100,16 +100,16 @@ class HandoffExtensionEncoder(Struct):
         if type(event) is TextDelta:
             return self._output()
         if type(event) is ModelCalled:
-            self._joints.pause()
+            self._joints.is_paused = True
             add_call(self._uses, event)
-            return None
-        if type(event) in _UNREPORTED:
             return None
         if type(event) is Started:
             self._agents.append(event.agent)
             self._agent = event.agent
             if event.steps:
                 self._progress = StepProgress(event.steps)
+            return None
+        if type(event) in _UNREPORTED:
             return None
         match event:
             case ReasoningDelta():
@@ -157,12 +157,24 @@ class HandoffExtensionEncoder(Struct):
         uses: list[ModelUsageBody] = []
         cost: float | None = 0.0 if self._uses else None
         for (agent, model), use in self._uses.items():
-            uses.append(_usage_body(agent, model, use))
+            usage = use.usage
+            uses.append(
+                ModelUsageBody(
+                    agent=agent,
+                    model=model,
+                    calls=use.calls,
+                    prompt_tokens=usage.prompt,
+                    completion_tokens=usage.completion,
+                    total_tokens=usage.prompt + usage.completion,
+                    cached_tokens=usage.cached,
+                    cost=UNSET if use.cost is None else rounded_cost(use.cost),
+                )
+            )
             cost = None if cost is None or use.cost is None else cost + use.cost
         return Summary(
-            type="turn.completed" if isinstance(closing, Completed) else "turn.cancelled",
+            type="turn.completed" if type(closing) is Completed else "turn.cancelled",
             agent=closing.agent,
-            agents=list(self._agents),
+            agents=self._agents,
             tool_calls=self._tool_calls,
             usage=uses,
             cost=UNSET if cost is None else rounded_cost(cost),
@@ -353,16 +365,3 @@ def _short(text: str) -> str:
     """Return the text on one line, shortened."""
     line = " ".join(text[: 4 * MAX_LINE].split())
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
-
-
-def _usage_body(agent: str, model: str, use: ModelUsage) -> ModelUsageBody:
-    return ModelUsageBody(
-        agent=agent,
-        model=model,
-        calls=use.calls,
-        prompt_tokens=use.usage.prompt,
-        completion_tokens=use.usage.completion,
-        total_tokens=use.usage.total,
-        cached_tokens=use.usage.cached,
-        cost=UNSET if use.cost is None else rounded_cost(use.cost),
-    )

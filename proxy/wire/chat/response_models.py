@@ -46,7 +46,7 @@ def usage_body(usage: Usage) -> UsageBody:
     return UsageBody(
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,
-        total_tokens=usage.total,
+        total_tokens=usage.prompt + usage.completion,
         prompt_tokens_details=PromptDetails(usage.cached, usage.audio_prompt),
         completion_tokens_details=CompletionDetails(
             usage.reasoning, usage.audio_completion, usage.accepted_prediction, usage.rejected_prediction
