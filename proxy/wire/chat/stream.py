@@ -117,10 +117,10 @@ class ChunkEncoder:
 
     def encode(self, entry: Entry) -> bytes:
         """Return the complete frames of one entry; often empty."""
-        event, is_flowing = entry.event, self._is_flowing
+        event = entry.event
         if (
             type(event) is TextDelta
-            and is_flowing
+            and self._is_flowing
             and event.logprobs is None
             and entry.position > self._after[0]
         ):
@@ -132,12 +132,16 @@ class ChunkEncoder:
                 return b"data: %b%b%b" % (self._text_head, text, self._text_tail)
             return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
         note = self._extension.encode(event) if self._extension is not None else None
+        if type(event) is ModelCalled:
+            self._joints.is_paused = True
+            return b""
         if note is None and type(event) in EXTENSION_ONLY:
             return b""
-        # After another status the next text delta is preceded by one that names the active agent.
-        self._is_flowing = type(event) is TextDelta or (
-            is_flowing and type(event) is not Handoff and (note is None or note.status is None)
-        )
+        if type(event) is TextDelta:
+            self._is_flowing = True
+        elif type(event) is Handoff or (note is not None and note.status is not None):
+            # After another status the next text delta is preceded by one that names the active agent.
+            self._is_flowing = False
         frames = self._answer(event) if note is None else self._noted(note, event)
         if not frames:
             return b""
@@ -197,9 +201,6 @@ class ChunkEncoder:
         if type(event) is TextDelta:
             text = self._text(event)
             return [text] if self._has_role else [self._role(_TEXT_ROLE), text]
-        if type(event) is ModelCalled:
-            self._joints.pause()
-            return []
         if type(event) in EXTENSION_ONLY:
             return []
         match event:
