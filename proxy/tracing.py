@@ -154,9 +154,8 @@ class _NoBlock(AbstractContextManager[TraceSpan]):
 NO_SPAN = _NoBlock()
 
 
-def is_traced() -> bool:
-    """Whether spans of this task are recorded. Attributes that take time to collect are not needed otherwise."""
-    return _tracing.get() is not None
+is_traced: Callable[[], object] = _tracing.get
+"""Returns a true value if spans of this task are recorded. Otherwise, their attributes need not be collected."""
 
 
 def span(
@@ -263,11 +262,12 @@ def trace_headers() -> Mapping[str, str]:
     Outside of a turn, as in a request to a passthrough model, it is the span of the caller.
     """
     request_headers = _request_headers.get()
-    is_in_turn = _tracing.get() is not None
-    if not is_in_turn and request_headers is None:
-        return {}
+    context = None
+    if _tracing.get() is None:
+        if request_headers is None:
+            return {}
+        context = _propagator.extract(request_headers, context=Context())
     headers: dict[str, str] = {}
-    context = None if is_in_turn else _propagator.extract(request_headers or {}, context=Context())
     _propagator.inject(headers, context=context)
     return headers
 
