@@ -37,17 +37,18 @@ def text_messages(messages: Sequence[Message], *, may_have_calls: bool = True) -
     """
     kinds = list(map(type, messages))
     found = set(kinds)
-    if not found <= _WITH_TEXT:
+    has_instructions = not found <= _SAID
+    if has_instructions and not found <= _WITH_TEXT:
         return None
     if may_have_calls and AssistantMessage in found and _has_calls(messages):
         return None
-    contents = _contents(messages)
+    contents: list[Any] = [message.content for message in messages]
     try:
         # It fails unless all are strings, and takes half the time of looking at the type of each.
         "".join(contents)
     except TypeError:
         return None
-    return _text_messages(messages, kinds, contents, has_instructions=not found <= _SAID)
+    return _text_messages(messages, kinds, contents, has_instructions=has_instructions)
 
 
 def _has_calls(messages: Sequence[Message]) -> bool:
@@ -85,10 +86,6 @@ def joined_messages(messages: Sequence[Message], more: Sequence[Message]) -> Seq
     return _text_messages([*messages, *text], kinds, texts, has_instructions=has_instructions)
 
 
-def _contents(messages: Sequence[Message]) -> list[Any]:
-    return [message.content for message in messages]
-
-
 def has_instructions(messages: Iterable[Message]) -> bool:
     """Whether at least one of the messages has instructions; faster than a call of ``is_instruction`` for each."""
     if type(messages) is TextMessages:
@@ -103,4 +100,5 @@ def without_instructions(messages: Sequence[Message]) -> Sequence[Message]:
     others = [message for message in messages if type(message) not in INSTRUCTIONS]
     if type(messages) is not TextMessages:
         return others
-    return _text_messages(others, list(map(type, others)), _contents(others), has_instructions=False)
+    texts: list[Any] = [message.content for message in others]
+    return _text_messages(others, list(map(type, others)), texts, has_instructions=False)
