@@ -16,7 +16,7 @@ from msgspec import Struct
 from proxy.messages import CALL_STATE_MEMBERS, MESSAGE_STATE_MEMBERS, ProviderState, is_within_limit
 
 _MARKS = tuple(f'"{name}"'.encode() for name in {*MESSAGE_STATE_MEMBERS, *CALL_STATE_MEMBERS})
-_IN_ALL_MARKS = b"_"
+_IN_ALL_MARKS = ord("_")
 _ASSISTANT = b'"assistant"'
 _TYPES: Mapping[str, type] = {
     "reasoning_content": str,
@@ -38,12 +38,13 @@ _decode_calls = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 def states_in_chat(body: bytes) -> dict[int, ProviderState]:
     """Return the state of the messages that have any, by their index; ``body`` is a valid chat completion request."""
-    # One search instead of five for most first requests of a conversation, and for texts without the byte that all of
-    # the names have: it is found a hundred times faster than a name.
-    if _ASSISTANT not in body or _IN_ALL_MARKS not in body:
+    # All names have one byte that many texts do not have, and it is found a hundred times faster than a name. Most
+    # first requests of a conversation have no answer. Not ``in`` for more than one byte: it tries bytes as a number
+    # first, and raises and drops an error (CPython, bytes_methods.c).
+    if _IN_ALL_MARKS not in body or body.find(_ASSISTANT) < 0:
         return {}
     for mark in _MARKS:
-        if mark in body:
+        if body.find(mark) >= 0:
             break
     else:
         return {}

@@ -28,6 +28,7 @@ INVALID_JSON = (
 _HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _MAX_IGNORED = 32
 _ESCAPED_NUL = b"\\u0000"
+_BACKSLASH = ord("\\")
 MAX_CONTAINERS = 250_000
 """Objects and arrays that a body may have: decoding creates each of them, which takes about 0.3 µs for an empty one."""
 # The closing quotation mark is optional and the repetitions never go back, so that a string without end is one match.
@@ -194,8 +195,9 @@ def reject_nul(text: bytes) -> None:
     Raises:
         InvalidRequest: ``param`` is the key, and in an array the element, with the first NUL.
     """
-    # Many texts have no escapes, and one byte is found fifty times faster than six.
-    if b"\\" not in text or not _contains_nul(text):
+    # Many texts have no escapes, and one byte is found fifty times faster than six. As a number, because ``in`` tries
+    # bytes as a number first, and raises and drops an error (CPython, bytes_methods.c).
+    if _BACKSLASH not in text or not _contains_nul(text):
         return
     keys = _decode_keys(text)
     named = next((name for name, inner in keys.items() if _contains_nul(inner)), None)
@@ -211,4 +213,4 @@ def reject_nul(text: bytes) -> None:
 def _contains_nul(text: bytes | msgspec.Raw) -> bool:
     """Return whether JSON text has an escaped NUL character; after an escaped backslash it is not one."""
     text = bytes(text)
-    return _ESCAPED_NUL in text and _ESCAPED_NUL in text.replace(b"\\\\", b"")
+    return text.find(_ESCAPED_NUL) >= 0 and text.replace(b"\\\\", b"").find(_ESCAPED_NUL) >= 0
