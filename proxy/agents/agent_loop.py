@@ -153,7 +153,7 @@ class AgentLoop:
     def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
         """Append a reply without calls, or whose calls are discarded, to the messages of the turn; it is the answer."""
         turn, finish_reason = state.turn, reply.finish_reason
-        message = assistant_message("".join(reply.text), "".join(reply.refusal), [])
+        message = assistant_message("".join(reply.text), "".join(reply.refusal))
         # The state of discarded calls belongs to a message that does not exist.
         provider_state = reply.provider_state if not reply.calls else None
         turn.items.append(Item(message, self.agent.name, state=provider_state, tokens=reply.tokens))

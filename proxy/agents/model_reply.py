@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from msgspec import Struct
 
@@ -127,24 +127,25 @@ async def _traced_reply(
 async def _stream_reply(
     agent: Agent, state: TurnState, request: ModelRequest, traced: TraceSpan, *, may_repeat: bool
 ) -> ModelReply:
+    turn, sink = state.turn, state.sink
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
-    held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
-    receiver = _ReplyReceiver(agent, state, traced, held)
+    held: list[TextDelta] | None = [] if turn.response_format is not None and request.tools else None
+    receiver = _ReplyReceiver(agent, state, traced, held, turn.draft, turn.is_streamed, sink.emit_batch)
     began = time.monotonic()
     has_begun = is_repeated = False
     try:
         async with agent.model.stream(request) as batches:
-            forward = forward_of(batches)
             async for batch in batches:
                 has_begun = True
                 if not receiver.take(batch):
-                    await state.sink.drain()
+                    await sink.drain()
                 if receiver.finished is not None:
                     break
                 # Not held while the next ones are waited for.
                 del batch
+                forward = forward_of(batches)
                 while forward is not None and not await forward(receiver.take, receiver.open_relay):
-                    await state.sink.drain()
+                    await sink.drain()
     except ContextLengthExceeded as failure:
         is_repeated = may_repeat and not has_begun
         if is_repeated:
@@ -153,51 +154,33 @@ async def _stream_reply(
     finally:
         if not is_repeated:
             called = receiver.called(time.monotonic() - began)
-            state.add_tokens(called.usage.completion if called.usage else 0)
+            if called.usage is not None:
+                state.add_tokens(called.usage.completion)
             # As a batch: hardly a format has a frame for it that is worth the wake-up of a reader.
-            state.sink.emit_batch((called,))
+            sink.emit_batch((called,))
     if held is not None:
         receiver.release_held()
     return receiver.reply()
 
 
-class _ReplyReceiver:
+class _ReplyReceiver(Struct):
     """Collects the deltas of a model, and emits their events."""
 
-    __slots__ = (
-        "_agent",
-        "_calls",
-        "_client_names",
-        "_draft",
-        "_emit_batch",
-        "_held",
-        "_is_streamed",
-        "_refusal",
-        "_state",
-        "_text",
-        "_traced",
-        "_usage",
-        "finished",
-    )
-
-    def __init__(
-        self, agent: Agent, state: TurnState, traced: TraceSpan, held: list[TextDelta] | None
-    ) -> None:
-        """``held`` gets the text that is not emitted; None to emit all of it."""
-        self.finished: Finished | None = None
-        """The last delta, once it has arrived."""
-        self._agent = agent
-        self._state = state
-        self._traced = traced
-        self._held = held
-        self._text: list[str] = []
-        self._refusal: list[str] = []
-        self._calls: list[Call] = []
-        self._usage: Usage | None = None
-        self._draft = state.turn.draft
-        self._is_streamed = state.turn.is_streamed
-        self._emit_batch = state.sink.emit_batch
-        self._client_names: Collection[str] | None = None
+    _agent: Agent
+    _state: TurnState
+    _traced: TraceSpan
+    _held: list[TextDelta] | None
+    """Gets the text that is not emitted; None to emit all of it."""
+    _draft: list[str]
+    _is_streamed: bool
+    _emit_batch: Callable[[Sequence[Event]], bool]
+    finished: Finished | None = None
+    """The last delta, once it has arrived."""
+    _text: list[str] = []
+    _refusal: list[str] = []
+    _calls: list[Call] = []
+    _usage: Usage | None = None
+    _client_names: Collection[str] | None = None
 
     def called(self, seconds: float) -> ModelCalled:
         """Return the event of the call, which took ``seconds``. The call may have failed."""
@@ -211,7 +194,8 @@ class _ReplyReceiver:
     def reply(self) -> ModelReply:
         """Return the complete reply."""
         finished = self.finished or Finished("stop")
-        tokens = reported_size(self._agent, finished.usage) if finished.usage is not None else None
+        usage, window = finished.usage, self._agent.window.tokens
+        tokens = None if usage is None or window is None else reported_size(usage, window)
         return ModelReply(self._text, self._refusal, self._calls, finished.reason, finished.state, tokens)
 
     def release_held(self) -> None:
@@ -225,8 +209,8 @@ class _ReplyReceiver:
 
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
-        text, draft = self._text, self._draft
-        if type(batch) is TextBatch and self._held is None and self._is_streamed:
+        text, draft, held = self._text, self._draft, self._held
+        if type(batch) is TextBatch and held is None and self._is_streamed:
             text += batch.texts
             draft += batch.texts
             return self._emit_batch(batch)
@@ -234,11 +218,15 @@ class _ReplyReceiver:
         for delta in batch if self._is_streamed else with_joined_text(batch):
             if type(delta) is TextDelta:
                 text.append(delta.text)
-                if self._held is None:
+                if held is None:
                     draft.append(delta.text)
                     events.append(delta)
                 else:
-                    self._held.append(delta)
+                    held.append(delta)
+            elif type(delta) is Finished:
+                self.finished = delta
+                if self._traced.is_recording:
+                    record_reply(self._traced, delta, text, self._calls)
             else:
                 self._take_other(delta, events)
         # Arguments of own tools, and the end of the answer, are not events.
@@ -258,12 +246,6 @@ class _ReplyReceiver:
         self._draft += texts
 
     def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
-        # Each answer ends with one. A pattern that does not match takes longer than a function call.
-        if type(delta) is Finished:
-            self.finished = delta
-            if self._traced.is_recording:
-                record_reply(self._traced, delta, self._text, self._calls)
-            return
         match delta:
             case ToolCallPiece():
                 self._add_call_piece(delta, events)

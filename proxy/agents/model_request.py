@@ -12,7 +12,7 @@ from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.turn_state import TurnState
-from proxy.messages import FunctionTool, Item, NamedToolChoice, Parameters, ToolChoice
+from proxy.messages import FunctionTool, NamedToolChoice, Parameters, ToolChoice
 from proxy.providers.model import NO_STATES, ModelRequest
 from proxy.turns.plain_items import PlainItems
 from proxy.turns.turn import Turn
@@ -64,10 +64,9 @@ def build_request(
     """Return the request for the next call of the agent's model; see ``call_model`` for ``own_tools``."""
     turn = state.turn
     tools = (*own_tools, *client_tools)
-    earlier = () if type(view.earlier) is PlainItems else view.earlier
-    with_state: Sequence[Item] = ()
-    if earlier or view.own:
-        with_state = [item for item in (*earlier, *view.own) if item.state is not None]
+    # ``PlainItems`` have no state.
+    items = view.own if type(view.earlier) is PlainItems else view.items
+    with_state = [item for item in items if item.state is not None] if items else ()
     choice, parameters, requested = turn.tool_choice, agent.parameters, _OF_EACH_REQUEST
     if choice is not None or turn.parameters != _NO_PARAMETERS:
         parameters = _merged(parameters, turn.parameters, has_tools=bool(tools))
@@ -90,7 +89,8 @@ def build_request(
         is_strict=turn.is_strict,
         cacheable=cacheable,
     )
-    state.client_state_model = state.client_state_model or agent.model
+    if state.client_state_model is None:
+        state.client_state_model = agent.model
     # What the client sent belongs to the model that it knows, and not to that of an agent that is handed off to.
     return request if agent.model is state.client_state_model else request.without_client_state()
 

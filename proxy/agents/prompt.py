@@ -42,7 +42,11 @@ def messages_for(
     Several providers accept only one system message, and only as the first message. It contains the agent's
     instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
-    parts = (messages_of(context), messages_of(items)) if items else (messages_of(context),)
+    earlier = messages_of(context)
+    if type(earlier) is TextMessages and not (items or overlay or earlier.has_instructions):
+        # The first call of most turns.
+        return [SystemMessage(content=instructions), *earlier] if instructions else list(earlier)
+    parts = (earlier, messages_of(items)) if items else (earlier,)
     stored = [
         message for part in parts if has_instructions(part) for message in part if is_instruction(message)
     ]
@@ -54,7 +58,7 @@ def messages_for(
     chain: list[Message] = [SystemMessage(content=text)] if text else []
     for part in parts:
         chain += without_instructions(part) if stored else part
-    return closed(chain) if any(map(_has_calls_or_results, parts)) else chain
+    return _with_results(chain) if any(map(_has_calls_or_results, parts)) else chain
 
 
 def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
@@ -111,8 +115,10 @@ def _has_calls_or_results(messages: Sequence[Message]) -> bool:
 
 def closed(chain: list[Message]) -> list[Message]:
     """Return the messages with exactly one result after every call, and without results of unknown calls."""
-    if not _has_calls_or_results(chain):
-        return chain
+    return _with_results(chain) if _has_calls_or_results(chain) else chain
+
+
+def _with_results(chain: list[Message]) -> list[Message]:
     complete: list[Message] = []
     at = 0
     while at < len(chain):
@@ -144,10 +150,12 @@ def _further_calls(message: Message) -> list[ToolCall | CustomToolCall] | None:
     return message.tool_calls if type(message) is AssistantMessage and not text_of(message) else None
 
 
-def assistant_message(text: str, refusal: str, calls: Sequence[ToolCall]) -> AssistantMessage:
+def assistant_message(
+    text: str, refusal: str, calls: list[ToolCall | CustomToolCall] | None = None
+) -> AssistantMessage:
     """Return one reply as a message; ``content`` is None if there are only calls or a refusal."""
     return AssistantMessage(
         content=text if text or not (calls or refusal) else None,
         refusal=refusal or None,
-        tool_calls=list(calls) or None,
+        tool_calls=calls or None,
     )

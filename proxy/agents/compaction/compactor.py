@@ -146,10 +146,15 @@ class Compactor:
     def view(self, agent: Agent, state: TurnState) -> ContextView:
         """Return what the agent sees after the compactions so far, without another one."""
         turn = state.turn
-        has_all = agent.member is None and state.context_memory.cut is None
-        if has_all and not (has_marks(turn.context) or has_marks(turn.items)):
+        context, own = turn.context, turn.items
+        if (
+            agent.member is None
+            and state.context_memory.cut is None
+            and not has_marks(context)
+            and not (own and has_marks(own))
+        ):
             # Nearly every context: no handoff limits it, and nothing was compacted.
-            return ContextView(turn.context, turn.items)
+            return ContextView(context, own)
         return _view_of(_history(agent, state), state)
 
     def size_now(self, agent: Agent, state: TurnState, size: CallSize) -> int:
@@ -334,11 +339,8 @@ def _standalone(agent: Agent, state: TurnState) -> str:
     return standalone_text(cut.summary, [*head, *following])
 
 
-def reported_size(agent: Agent, usage: Usage) -> int | None:
-    """Return the size of the context after a reply if it is worth storing: it is not small, and the window is known."""
-    window = agent.window.tokens
-    if window is None:
-        return None
+def reported_size(usage: Usage, window: int) -> int | None:
+    """Return the size of the context after a reply if it is worth storing: it is not small, compared to the window."""
     # Reasoning is not part of the next request.
     tokens = usage.total - usage.reasoning
     return tokens if tokens >= window * _REPORTED_FROM else None

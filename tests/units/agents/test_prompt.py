@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
+from hypothesis.strategies import sampled_from
 
 from proxy.agents.prompt import NOT_EXECUTED, messages_for
 from proxy.message_lists import text_messages
@@ -50,18 +53,27 @@ def test_instructions_of_agent_conversation_and_client_are_one_message() -> None
     ]
 
 
-@given(message_lists, message_lists)
-def test_messages_are_the_same_from_each_kind_of_list(context: list[Message], own: list[Message]) -> None:
-    overlay = [SystemMessage("Be brief.")]
+@given(message_lists, message_lists, sampled_from(((), (SystemMessage("Be brief."),))))
+def test_messages_are_the_same_from_each_kind_of_list(
+    context: list[Message], own: list[Message], overlay: Sequence[SystemMessage]
+) -> None:
     items = [Item(message) for message in context], [Item(message) for message in own]
 
+    first = messages_for("You are sales.", overlay, items[0], [])
     expected = messages_for("You are sales.", overlay, *items)
 
     for plain in filter(None, (context, text_messages(context))):
+        assert messages_for("You are sales.", overlay, PlainItems(plain), []) == first
         assert messages_for("You are sales.", overlay, PlainItems(plain), items[1]) == expected
         assert messages_for("You are sales.", overlay, PlainItems(plain), PlainItems(own)) == expected
     whole = chain(*context, *own)
     assert expected[1:] == (whole[1:] if whole and isinstance(whole[0], SystemMessage) else whole)
+
+
+def test_without_instructions_there_is_no_system_message() -> None:
+    said: list[Message] = [UserMessage("Hi")]
+
+    assert messages_for("", [], PlainItems(text_messages(said) or said), []) == chain(*said) == said
 
 
 def test_separately_stored_calls_have_all_their_results() -> None:
