@@ -26,7 +26,7 @@ class KnownHead:
     meaning is the same, and the parser is not needed to know where the body ends.
     """
 
-    __slots__ = ("_decoded", "_end", "_headers", "_last_at", "_length_at", "_scope", "_start", "_start_bytes")
+    __slots__ = ("_decoded", "_end", "_headers", "_length_at", "_scope", "_start", "_start_bytes")
 
     def __init__(self, start: bytes, end: bytes, scope: Mapping[str, Any], length_at: int) -> None:
         """``start`` and ``end`` are what precedes and follows the digits of ``Content-Length``.
@@ -35,7 +35,6 @@ class KnownHead:
         """
         self._start = start
         self._start_bytes = len(start)
-        self._last_at = len(start) + _MAX_DIGITS
         self._end = end
         self._scope = dict(scope)
         for name in _OF_ONE_REQUEST:
@@ -50,12 +49,12 @@ class KnownHead:
         """Return the digits of ``Content-Length`` and what follows the head; None if the data have another head."""
         if not data.startswith(self._start):
             return None
-        begin, end = self._start_bytes, self._end
-        at = data.find(b"\r", begin, self._last_at)
-        digits = data[begin:at]
-        if not digits.isdigit() or not data.startswith(end, at):
+        # ``_end`` ends with an empty line, which neither ``_start`` nor digits have.
+        head, end, body = data.partition(self._end)
+        digits = head[self._start_bytes :]
+        if not (end and digits.isdigit() and len(digits) < _MAX_DIGITS):
             return None
-        return digits, data[at + len(end) :]
+        return digits, body
 
     def scope_of(self, digits: bytes, state: dict[str, Any]) -> dict[str, Any]:
         """Return the ASGI scope of a request with this ``Content-Length`` and ``state``, to which headers are added."""
