@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from msgspec import field
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -59,38 +60,46 @@ class ExchangeConnection(Protocol):
         ...
 
 
-class HttpExchange(Disconnect):
+class HttpExchange(Disconnect, eq=False):
     """One request and its response, and whether its client has disconnected: one object less for each request.
 
     It refers to its connection until it is over.
     """
 
-    __slots__ = (
-        "_body",
-        "_connection",
-        "_flow",
-        "_has_news",
-        "_held_head",
-        "_is_body_taken",
-        "_is_chunked",
-        "_is_head",
-        "_is_http_1_0",
-        "_is_server_stopping",
-        "_left",
-        "_news",
-        "_received_bytes",
-        "_transport",
-        "announced_bytes",
-        "is_over",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-        "response_started",
-        "waiting_for_100_continue",
-    )
+    _connection: ExchangeConnection | None
+    _transport: asyncio.Transport
+    _flow: FlowControl
+    _is_head: bool
+    _is_http_1_0: bool
+    announced_bytes: int | None
+    """The length of the request's body; None if it is not known."""
+    keep_alive: bool
+    waiting_for_100_continue: bool
+    more_body: bool = True
+    _body: list[bytes] | None = field(default_factory=list)
+    """The parts of the request's body that the application has not read; None once it has the last one."""
+    _has_news: bool = False
+    """Whether ``receive`` has nothing to wait for."""
+    _news: ConnectionEvent | None = None
+    """Wakes a call of ``receive``."""
+    _received_bytes: int = 0
+    _is_server_stopping: bool = False
+    is_over: bool = False
+    """Whether the client has left, or the response is complete."""
+    response_started: bool = False
+    response_complete: bool = False
+    _is_chunked: bool = False
+    _left: int = 0
+    """The rest of the announced length of the response."""
+    _held_head: bytes = b""
+    """The head of a response whose body follows."""
 
-    def __init__(
-        self,
+    # That of ``Struct`` would show the request's body.
+    __repr__ = object.__repr__
+
+    @classmethod
+    def of(
+        cls,
         connection: ExchangeConnection,
         scope: Scope,
         *,
@@ -98,44 +107,30 @@ class HttpExchange(Disconnect):
         keep_alive: bool,
         expects_continue: bool = False,
         body: bytes | None = None,
-    ) -> None:
-        """The application gets the extensions through ``scope``.
+    ) -> HttpExchange:
+        """Return the exchange of a request, whose application gets the extensions through ``scope``.
 
-        ``announced_bytes`` is the length of the request's body, None if it is not known; ``body`` is the complete body,
-        None if it is added later.
+        ``body`` is the complete body, None if it is added later.
         """
-        super().__init__()
-        self._connection: ExchangeConnection | None = connection
-        self._transport = connection.transport
-        self._flow = connection.flow
-        self._is_head = scope["method"] == "HEAD"
-        self._is_http_1_0 = scope["http_version"] == "1.0"
-        self.announced_bytes = announced_bytes
-        self.keep_alive = keep_alive
-        self.waiting_for_100_continue = expects_continue
-        self.is_over = False
-        """Whether the client has left, or the response is complete."""
-        self._news: ConnectionEvent | None = None
-        """Wakes a call of ``receive``."""
-        self._has_news = body is not None
-        self._body = [] if body is None else [body]
-        self._received_bytes = 0
-        self.more_body = body is None
-        self._is_body_taken = False
-        self._is_server_stopping = False
-        self.response_started = False
-        self.response_complete = False
-        self._is_chunked = False
-        self._left = 0
-        """The rest of the announced length of the response."""
-        self._held_head = b""
-        """The head of a response whose body follows."""
+        exchange = cls(
+            connection,
+            connection.transport,
+            connection.flow,
+            scope["method"] == "HEAD",
+            scope["http_version"] == "1.0",
+            announced_bytes,
+            keep_alive,
+            expects_continue,
+        )
+        if body is not None:
+            exchange.more_body, exchange._has_news, exchange._body = False, True, [body]
         scope["extensions"] = {
-            DISCONNECT: self,
-            BODY_WRITER: self,
-            REQUEST_BODY: self,
+            DISCONNECT: exchange,
+            BODY_WRITER: exchange,
+            REQUEST_BODY: exchange,
             START_WITH_BODY: True,
         }
+        return exchange
 
     # --- of the protocol ---
 
@@ -145,6 +140,7 @@ class HttpExchange(Disconnect):
         The application is woken at the end of the body, and before it only if it can have to act: a body without an
         announced length can be too large, and the connection reads no more than ``HIGH_WATER_LIMIT`` ahead.
         """
+        assert self._body is not None
         self._body.append(data)
         self._received_bytes += len(data)
         if self._received_bytes > HIGH_WATER_LIMIT:
@@ -229,10 +225,15 @@ class HttpExchange(Disconnect):
 
     def take_complete(self) -> bytes | None:
         """Implement ``RequestBody``."""
-        if self.more_body or self._is_body_taken or self.is_over:
+        parts = self._body
+        if self.more_body or parts is None or self.is_over:
             return None
-        self._has_news = False
-        return self._take_body()
+        self._body, self._has_news = None, False
+        if self._flow.read_paused:
+            # Only a connection that is read shows that the client has gone, and streams do not call ``receive``.
+            self._flow.resume_reading()
+        # A single part is not copied.
+        return b"".join(parts)
 
     async def receive(self) -> Message:
         """Return the next part of the request's body, or the disconnect of the client.
@@ -254,16 +255,10 @@ class HttpExchange(Disconnect):
             self._has_news = False
         if self.is_over:
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
-
-    def _take_body(self) -> bytes:
-        pieces, self._body, self._received_bytes = self._body, [], 0
-        self._is_body_taken = not self.more_body
-        if self._is_body_taken and self._flow.read_paused:
-            # Only a connection that is read shows that the client has gone, and streams do not call ``receive``.
-            self._flow.resume_reading()
-        # A single part is not copied.
-        return b"".join(pieces)
+        if not self.more_body:
+            return {"type": "http.request", "body": self.take_complete() or b"", "more_body": False}
+        parts, self._body, self._received_bytes = self._body or (), [], 0
+        return {"type": "http.request", "body": b"".join(parts), "more_body": True}
 
     async def send(self, message: Message) -> None:
         """Write the head or a part of the body, when the client reads.
@@ -296,8 +291,7 @@ class HttpExchange(Disconnect):
             self.keep_alive = False
         announced = by_name.get(b"content-length")
         length = None if announced is None else int(announced)
-        coding = by_name.get(b"transfer-encoding")
-        is_chunked = coding is not None and coding.lower() == b"chunked"
+        is_chunked = b"transfer-encoding" in by_name and by_name[b"transfer-encoding"].lower() == b"chunked"
         if b"connection" in by_name and _says_close(headers):
             self.keep_alive = False
         elif not self.keep_alive:
@@ -315,14 +309,14 @@ class HttpExchange(Disconnect):
         self.waiting_for_100_continue = False
         self._is_chunked = is_chunked
         head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
-        has_body = "body" in message
-        if has_body or (self._left > 0 and not self._is_head):
+        if "body" in message:
+            self._held_head = head
+            self._write_body(message)
+        elif self._left > 0 and not self._is_head:
             # One write less: a system call, and for the client a second read.
             self._held_head = head
         else:
             self._transport.write(head)
-        if has_body:
-            self._write_body(message)
 
     def _may_not_read_body(self) -> bool:
         """Whether a response that starts before the body is read has to close the connection.
@@ -352,21 +346,18 @@ class HttpExchange(Disconnect):
             data, self._held_head = self._held_head + data, b""
         if data:
             self._transport.write(data)
-        if is_last:
-            self._complete()
-
-    def _complete(self) -> None:
+        if not is_last:
+            return
         self.response_complete = self.is_over = True
         # Parts that the application has not read.
-        self._body.clear()
+        self._body = None
         if self._news is not None:
             self._news.set()
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if not self.keep_alive:
-            connection.close_after(self)
-        connection.on_response_complete()
+        if connection is not None:
+            if not self.keep_alive:
+                connection.close_after(self)
+            connection.on_response_complete()
 
     @property
     def is_ready(self) -> bool:

@@ -111,11 +111,11 @@ class BoundedHttp(LimitedHttp):
         scope = known.scope_of(digits, self.app_state)
         if left:
             self._body_left, self._is_between_requests = left, False
-            exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True)
+            exchange = HttpExchange.of(self, scope, announced_bytes=length, keep_alive=True)
             if body:
                 exchange.add_body(body)
         else:
-            exchange = HttpExchange(self, scope, announced_bytes=length, keep_alive=True, body=body)
+            exchange = HttpExchange.of(self, scope, announced_bytes=length, keep_alive=True, body=body)
         self._newest = exchange
         self.cycle = exchange  # type: ignore[assignment]
         self.start(exchange, scope)
@@ -285,7 +285,7 @@ class BoundedHttp(LimitedHttp):
         if not self._is_upgrade:
             # HTTP/1.0 has no interim responses: the expectation is ignored (RFC 9110, 10.1.1).
             is_1_0 = version == "1.0"
-            exchange = HttpExchange(
+            exchange = HttpExchange.of(
                 self,
                 scope,
                 announced_bytes=self._announced_bytes,

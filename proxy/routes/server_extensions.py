@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 DISCONNECT = "handoff_proxy.disconnect"
@@ -37,15 +38,12 @@ def remove_bypassing(scope: Scope, receive: Receive, send: Send) -> None:
         extensions.pop(REQUEST_BODY, None)
 
 
-class Disconnect:
+class Disconnect(Struct, eq=False, kw_only=True):
     """Whether the client of one request has disconnected."""
 
-    __slots__ = ("has_happened", "listener")
-
-    def __init__(self) -> None:
-        self.has_happened = False
-        self.listener: Callable[[], None] | None = None
-        """Called when it happens."""
+    has_happened: bool = False
+    listener: Callable[[], None] | None = None
+    """Called when it happens."""
 
     def happen(self) -> None:
         """Report the disconnect."""

@@ -73,7 +73,7 @@ def exchange_of(
     expects_continue: bool = False,
 ) -> tuple[HttpExchange, dict[str, Any]]:
     scope: dict[str, Any] = {"type": "http", "method": method, "http_version": version}
-    exchange = HttpExchange(
+    exchange = HttpExchange.of(
         connection,
         scope,
         announced_bytes=announced,

@@ -138,7 +138,7 @@ async def answer_of(
     provider.connection_made(cast("asyncio.Transport", transport))
     response = provider.ask(b"request")
     scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": version}
-    exchange = HttpExchange(client, scope, announced_bytes=None, keep_alive=True)
+    exchange = HttpExchange.of(client, scope, announced_bytes=None, keep_alive=True)
     exchange.end_body()
     live.emit(Started("t", "triage"))
     receiver = Receiver(live, result)
