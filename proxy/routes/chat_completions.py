@@ -128,23 +128,22 @@ def chat_turn_request(
         terms.check_model(request.model)
     facts = services.catalog.find(request.model)
     given = header_options(headers, settings)
-    named, source = given.conversation_id, given.id_source
-    if request.metadata:
-        named, source = given.named_conversation(request.metadata)
-    end_user = request.safety_identifier or request.user or given.end_user
+    named, source, end_user = given.conversation_id, given.id_source, given.end_user
     options = AnswerOptions(
         id="",
         created=0,
         model=request.model,
         include_usage=request.include_usage,
-        uses_functions=request.uses_functions,
-        logprobs=bool(request.parameters.logprobs),
-        service_tier="default" if request.parameters.service_tier else None,
         system_fingerprint=facts.fingerprint if facts is not None else None,
         events=given.events or services.events_of(facts, terms),
         hides_details=not settings.handoff_details,
         has_status=given.has_status,
     )
+    # Most requests have none.
+    if request.has_options:
+        named, source = given.named_conversation(request.metadata)
+        end_user = request.safety_identifier or request.user or end_user
+        options = _with_body_options(options, request)
     turn_request = TurnRequest(
         caller=access.caller,
         model=request.model,
@@ -160,12 +159,22 @@ def chat_turn_request(
         is_repeatable=given.is_repeatable,
         parent_source="parent-id",
     )
-    # Most requests have neither. A call with more than 15 arguments would take longer than these three.
+    # A call with more than 15 arguments would take longer than these three.
     if request.has_options:
         turn_request = _with_options(turn_request, request)
     if not given.are_usual:
         turn_request = _with_rules(turn_request, given)
     return turn_request, options
+
+
+def _with_body_options(options: AnswerOptions, request: ChatRequest) -> AnswerOptions:
+    """Return the options for encoding the response with those of the body."""
+    return replace(
+        options,
+        uses_functions=request.uses_functions,
+        logprobs=bool(request.parameters.logprobs),
+        service_tier="default" if request.parameters.service_tier else None,
+    )
 
 
 def _with_options(turn_request: TurnRequest, request: ChatRequest) -> TurnRequest:
