@@ -120,7 +120,11 @@ class RequestContext:
                 "path": scope["path"][:200],
                 "ms": round((time.monotonic() - sender.started) * 1000, 1),
             }
-            logger.handle(record)
+            if logger.filters:
+                logger.handle(record)
+            else:
+                # The rest of ``handle``: the logger is enabled.
+                logger.callHandlers(record)
 
 
 def _common(level: int) -> dict[str, object]:
