@@ -104,7 +104,7 @@ async def stream(
     *,
     is_resumed: bool = False,
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
-    parameters: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] = {},
     framing: Framing = SSE,
     left: OnDisconnect,
 ) -> None:
@@ -133,7 +133,7 @@ async def stream(
                 await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
                 is_complete = True
                 return
-            headers = with_ignored(headers, entries, parameters or {})
+            headers = with_ignored(headers, entries, parameters)
             body = b"".join(map(encoder.encode, entries))
             head: Message = {
                 "type": "http.response.start",
@@ -254,7 +254,7 @@ async def answer(
     timeouts: StreamTimeouts,
     *,
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
-    parameters: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] = {},
     left: OnDisconnect,
 ) -> None:
     """Write the turn as one JSON object at its end, or as the error of ``to_problem``.
@@ -264,14 +264,16 @@ async def answer(
     is_complete = False
     try:
         with live.reader() as reader, ClientMonitor(reader.wake, connection, None) as monitor:
-            disconnect, is_finished = monitor.disconnect, False
-            # Before the wait too: the client can have left while the turn was begun.
-            while not (is_finished or disconnect.has_happened):
+            disconnect = monitor.disconnect
+            entries: Sequence[Entry] = ()
+            while not (entries and type(entries[-1].event) in CLOSING):
+                # Before the wait too: the client can have left while the turn was begun.
+                if disconnect.has_happened:
+                    return
                 entries = await reader.next(is_patient=True)
                 for entry in entries:
                     builder.add(entry)
-                headers = with_ignored(headers, entries, parameters or {})
-                is_finished = bool(entries) and type(entries[-1].event) in CLOSING
+                headers = with_ignored(headers, entries, parameters)
         if disconnect.has_happened:
             return
         result = builder.answer()
@@ -282,13 +284,12 @@ async def answer(
             is_complete = True
             return
         body = encode(result)
-        del result
-        if len(body) > _PART_BYTES:
-            builder.clear()
         length = (b"content-length", b"%d" % len(body))
         start = {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
         send = connection.send
         if len(body) > _PART_BYTES:
+            del result
+            builder.clear()
             await send(start)
             with live.count(len(body)):
                 is_complete = await _send_parts(body, connection, timeouts)
