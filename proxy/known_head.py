@@ -63,10 +63,7 @@ class KnownHead:
             self._decoded.are_shared = True
         headers = self._headers.copy()
         headers[self._length_at] = (b"content-length", digits)
-        scope = self._scope.copy()
-        scope["headers"] = headers
-        scope["state"] = {**state, "headers": self._decoded}
-        return scope
+        return {**self._scope, "headers": headers, "state": {**state, "headers": self._decoded}}
 
 
 def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:

@@ -48,6 +48,9 @@ _ADDED = _STANDARD - {"message"}
 """What formatters and uvicorn add to a record, and lines do not have."""
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class TerminalFormatter(logging.Formatter):
     """Coloured lines for people: time, level, logger, message, and the fields of ``extra`` as ``name=value``."""
 
@@ -94,7 +97,7 @@ class JsonLineFormatter(JsonFormatter):
         if not _ADDED.isdisjoint(line):
             line = {name: value for name, value in line.items() if name not in _ADDED}
         try:
-            return msgspec.json.encode(line).decode()
+            return _encode(line).decode()
         except (TypeError, ValueError, RecursionError):
             # A value of another type, or half of a surrogate pair.
             return super().format(record)

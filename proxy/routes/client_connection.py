@@ -31,6 +31,35 @@ class ClientConnection(Struct, frozen=True):
         extensions: Mapping[str, Any] = self.scope.get("extensions", {})
         return extensions
 
+    def disconnect(self, listener: Callable[[], None]) -> Disconnect:
+        """Return the disconnect of the client for a ``with`` block, in which it calls the listener."""
+        disconnect: Disconnect | None = self.scope.get("extensions", {}).get(DISCONNECT)
+        if disconnect is None:
+            disconnect = ReceivedDisconnect()
+            disconnect.wait(self.receive)
+        disconnect.listener = listener
+        return disconnect
+
+
+class ReceivedDisconnect(Disconnect, eq=False, kw_only=True):
+    """The disconnect that a task waits for, for a server without the extension."""
+
+    _task: asyncio.Task[None] | None = None
+
+    def wait(self, receive: Receive) -> None:
+        """Start the task."""
+        self._task = asyncio.create_task(self._wait(receive), name="client")
+
+    async def _wait(self, receive: Receive) -> None:
+        await wait_for_disconnect(receive)
+        self.happen()
+
+    def __exit__(self, *_: object) -> None:
+        self.listener = None
+        if self._task is not None:
+            # Its end is not awaited: the coroutine would cost more than the rest, and it holds nothing.
+            self._task.cancel()
+
 
 class StreamTimeouts(Struct, frozen=True):
     """Seconds without output until a keep-alive frame, and seconds that a client may block a send."""
@@ -42,43 +71,30 @@ class StreamTimeouts(Struct, frozen=True):
 class ClientMonitor:
     """Detects client disconnects, keep-alive intervals without output, and clients that do not read, for a block.
 
-    ``wake`` ends the wait of the log reader, so that it can check ``disconnect`` and ``is_quiet``. Without
-    ``timeouts``, only disconnects are detected.
+    ``wake`` ends the wait of the log reader, so that it can check ``disconnect`` and ``is_quiet``.
     """
 
-    quiet_since = 0.0
-    """When the keep-alive interval began: at the last output."""
     relay: TextRelay | None = None
     """Has output that is later than ``quiet_since``."""
     is_stalled = False
     _sending_since: float | None = None
-    _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[Any] | None = None
-    _task_of_disconnect: asyncio.Task[None] | None = None
+    """The task to cancel if the client does not read. This server aborts the connection instead."""
 
     def __init__(
-        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
+        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts
     ) -> None:
-        disconnect: Disconnect | None = connection.extensions.get(DISCONNECT)
-        if disconnect is None:
-            disconnect = self._disconnect_of_task(connection.receive)
-        disconnect.listener = wake
+        disconnect = connection.disconnect(wake)
+        if type(disconnect) is ReceivedDisconnect:
+            self._task = asyncio.current_task()
         self.disconnect = disconnect
-        if timeouts is not None:
-            self._wake = wake
-            self._loop = loop = asyncio.get_running_loop()
-            self._interval = timeouts.keep_alive
-            self._stall = timeouts.stall
-            self.quiet_since = loop.time()
-            self._timer = loop.call_later(timeouts.keep_alive, self._tick)
-
-    def _disconnect_of_task(self, receive: Receive) -> Disconnect:
-        """Return the disconnect that a task reports, for a server without the extension."""
-        disconnect = Disconnect()
-        self._task = asyncio.current_task()
-        waiting = _report_disconnect(receive, disconnect)
-        self._task_of_disconnect = asyncio.create_task(waiting, name="client")
-        return disconnect
+        self._wake = wake
+        self._loop = loop = asyncio.get_running_loop()
+        self._interval = timeouts.keep_alive
+        self._stall = timeouts.stall
+        self.quiet_since = loop.time()
+        """When the keep-alive interval began: at the last output."""
+        self._timer = loop.call_later(timeouts.keep_alive, self._tick)
 
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
@@ -136,20 +152,11 @@ class ClientMonitor:
         Raises:
             ClientDisconnected: The client read nothing for the stall timeout.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-        self.disconnect.listener = None
-        if self._task_of_disconnect is not None:
-            # Its end is not awaited: the coroutine would cost more than the rest, and it holds nothing.
-            self._task_of_disconnect.cancel()
+        self._timer.cancel()
+        self.disconnect.__exit__(kind, error, trace)
         if self.is_stalled and isinstance(error, asyncio.CancelledError) and self._task is not None:
             self._task.uncancel()
             raise ClientDisconnected from None
-
-
-async def _report_disconnect(receive: Receive, disconnect: Disconnect) -> None:
-    await wait_for_disconnect(receive)
-    disconnect.happen()
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -6,7 +6,7 @@ They replace messages whose coroutines and tasks cost more than what they do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
@@ -39,7 +39,7 @@ def remove_bypassing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Disconnect(Struct, eq=False, kw_only=True):
-    """Whether the client of one request has disconnected."""
+    """Whether the client of one request has disconnected. At the end of its block, it forgets the listener."""
 
     has_happened: bool = False
     listener: Callable[[], None] | None = None
@@ -50,6 +50,12 @@ class Disconnect(Struct, eq=False, kw_only=True):
         self.has_happened = True
         if self.listener is not None:
             self.listener()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener = None
 
 
 class BodyWriter(Protocol):

@@ -263,8 +263,7 @@ async def answer(
     """
     is_complete = False
     try:
-        with live.reader() as reader, ClientMonitor(reader.wake, connection, None) as monitor:
-            disconnect = monitor.disconnect
+        with live.reader() as reader, connection.disconnect(reader.wake) as disconnect:
             entries: Sequence[Entry] = ()
             while not (entries and type(entries[-1].event) in CLOSING):
                 # Before the wait too: the client can have left while the turn was begun.

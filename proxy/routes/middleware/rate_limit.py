@@ -84,10 +84,10 @@ class RateLimitMiddleware:
         except Unauthorized:
             return None
         state = scope["state"]
-        state["access"], facts = access, state["facts"]
-        facts["caller"] = access.caller
+        state["access"] = access
+        state["facts"]["caller"] = access.caller
         if access.key_name is not None:
-            facts["key_name"] = access.key_name
+            state["facts"]["key_name"] = access.key_name
         return access
 
 
