@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import Unauthorized
 from proxy.routes.dependencies import ApplicationState, access_of, services_of
-from proxy.routes.error_handlers import PlainEndpoint
+from proxy.routes.error_handlers import PlainEndpoint, method_of
 from proxy.routes.error_response import answer_of
 from proxy.routes.openapi import complete
 from proxy.wire.errors import invalid_url
@@ -88,8 +88,9 @@ class Application(FastAPI):
 
 def _within(around: Sequence[Callable[[ASGIApp], ASGIApp]], app: ASGIApp) -> ASGIApp:
     """Return the application with the middleware around it, outermost first."""
+    app = method_of(app)
     for layer in reversed(around):
-        app = layer(app)
+        app = method_of(layer(app))
     return app
 
 
