@@ -50,3 +50,29 @@ async def test_the_outcome_of_a_request_is_that_of_its_application(
     assert ended == [("/v1/models", status or 0, outcome)]
     (line,) = caplog.records
     assert line.__dict__.get("status") == status
+
+
+@pytest.mark.parametrize("passes", [True, False])
+async def test_filters_of_the_logger_apply_to_the_line_of_a_request(
+    caplog: pytest.LogCaptureFixture, *, passes: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    logger, seen = logging.getLogger("proxy.requests"), []
+
+    def sees(record: logging.LogRecord) -> bool:
+        seen.append(record.getMessage())
+        return passes
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(_message: object) -> None:
+        pass
+
+    logger.addFilter(sees)
+    try:
+        await RequestContext(app)({"type": "http", "path": "/", "headers": []}, send, send)  # type: ignore[arg-type]
+    finally:
+        logger.removeFilter(sees)
+
+    assert (seen, len(caplog.records)) == (["request"], int(passes))
