@@ -17,11 +17,11 @@ from proxy.routes.client_connection import ClientConnection, client_left
 from proxy.routes.dependencies import Services, request_context
 from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import (
+    SHORT_BODY,
     arrived_body,
     decode_body,
     first_of,
     forget_headers,
-    is_short,
     read_body,
 )
 from proxy.routes.request_headers import (
@@ -60,7 +60,9 @@ class ChatCompletions:
             body, connection, access.caller, access.terms
         ):
             return None
-        request = services.decode_chat(body) if is_short(body) else await decode_chat_body(services, body)
+        request = (
+            services.decode_chat(body) if len(body) <= SHORT_BODY else await decode_chat_body(services, body)
+        )
         if IDEMPOTENCY_KEY in headers:
             body = await comparable_body(body, headers)
         turn_request, options = chat_turn_request(services, access, headers, body, request)

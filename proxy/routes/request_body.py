@@ -21,7 +21,8 @@ KEY_PREFIX = "handoff-key."
 KEY_HEADERS = ("x-api-key", "api-key")
 GZIP = ("gzip", "x-gzip")
 """RFC 9110, 8.4.1.3: both names have the same meaning."""
-_MAX_BYTES_IN_LOOP = 16_384
+SHORT_BODY = 16_384
+"""Bytes up to which ``decode_body`` decodes a body in the event loop, whatever it has."""
 _MAX_TEXT_IN_LOOP = 131_072
 """The same for a body without schemas: its decoding takes 1 to 3 µs per kilobyte of usual text, at most 45 of anything
 else within ``_MAX_OBJECTS_IN_LOOP``, and a thread costs 100 µs."""
@@ -194,7 +195,7 @@ async def decode_body(
     Checking references of JSON schemas needs at most half a millisecond per kilobyte. ``decode_quickly`` returns None
     for a body that has such schemas, or may have something else that takes long.
     """
-    if is_short(body):
+    if len(body) <= SHORT_BODY:
         return decode(body)
     if (
         len(body) <= _MAX_TEXT_IN_LOOP
@@ -203,11 +204,6 @@ async def decode_body(
     ):
         return decoded
     return await asyncio.to_thread(decode, body)
-
-
-def is_short(body: bytes) -> bool:
-    """Whether ``decode_body`` decodes the body in the event loop, whatever it has."""
-    return len(body) <= _MAX_BYTES_IN_LOOP
 
 
 def decode_gzip(data: bytes, *, limit_bytes: int) -> bytes:

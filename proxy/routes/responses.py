@@ -26,11 +26,11 @@ from proxy.routes.dependencies import (
 )
 from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import (
+    SHORT_BODY,
     arrived_body,
     decode_body,
     first_of,
     forget_headers,
-    is_short,
     read_body,
 )
 from proxy.routes.response_request import options_of_request, response_turn_request
@@ -68,7 +68,7 @@ class Responses:
             decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )
         quickly = partial(decode_response_without_schemas, max_items=settings.max_messages)
-        request = decode(body) if is_short(body) else await decode_body(decode, quickly, body)
+        request = decode(body) if len(body) <= SHORT_BODY else await decode_body(decode, quickly, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
         options = options_of_request(services, access.terms, headers, request)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.auth import Access, Keys
+from proxy.auth import NO_TERMS, Access, Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
 from proxy.routes.dependencies import ApplicationState, Services
@@ -55,7 +55,9 @@ class RateLimitMiddleware:
         if services.keys.is_prepared(authorization):
             access = self._counted_access(services, scope, authorization)
             # Most requests have no limits, and nothing is awaited for them.
-            if access is None or not (services.limits_turns or access.terms.have_limits):
+            if access is None or not (
+                services.limits_turns or (access.terms is not NO_TERMS and access.terms.have_limits)
+            ):
                 return self._app(scope, receive, send)
         return self._serve_checked(services, authorization, scope, receive, send)
 
