@@ -42,6 +42,8 @@ _OF_VALUES = bytes(byte for byte in range(256) if byte == ord("\t") or (byte >= 
 _line_of = b": ".join
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
+_CHUNKED = -2
+"""As the length of a response, that it has chunked encoding."""
 
 
 class ExchangeConnection(Protocol):
@@ -88,9 +90,8 @@ class HttpExchange(Disconnect, eq=False):
     """Whether the client has left, or the response is complete."""
     response_started: bool = False
     response_complete: bool = False
-    _is_chunked: bool = False
     _left: int = 0
-    """The rest of the announced length of the response."""
+    """The rest of the announced length of the response, or ``_CHUNKED`` or ``_UNTIL_CLOSED``."""
     _held_head: bytes = b""
     """The head of a response whose body follows."""
 
@@ -289,25 +290,25 @@ class HttpExchange(Disconnect, eq=False):
         lines, by_name = header_lines(headers)
         if self.more_body and self._may_not_read_body():
             self.keep_alive = False
-        announced = by_name.get(b"content-length")
-        length = None if announced is None else int(announced)
-        is_chunked = b"transfer-encoding" in by_name and by_name[b"transfer-encoding"].lower() == b"chunked"
         if b"connection" in by_name and _says_close(headers):
             self.keep_alive = False
         elif not self.keep_alive:
             lines += b"connection: close\r\n"
-        if length is None and not (is_chunked or self._is_head or status in (204, 304)):
-            if self._is_http_1_0:
-                # Its client does not know chunked encoding (RFC 9112, 6.1). The response ends with the connection
-                # (6.3), which closes after a request of this version.
-                length = _UNTIL_CLOSED
-            else:
-                is_chunked = True
-                lines += b"transfer-encoding: chunked\r\n"
-        self._left = 0 if length is None or is_chunked else length
+        if b"transfer-encoding" in by_name and by_name[b"transfer-encoding"].lower() == b"chunked":
+            self._left = _CHUNKED
+        elif b"content-length" in by_name:
+            self._left = int(by_name[b"content-length"])
+        elif self._is_head or status in (204, 304):
+            self._left = 0
+        elif self._is_http_1_0:
+            # Its client does not know chunked encoding (RFC 9112, 6.1). The response ends with the connection (6.3),
+            # which closes after a request of this version.
+            self._left = _UNTIL_CLOSED
+        else:
+            self._left = _CHUNKED
+            lines += b"transfer-encoding: chunked\r\n"
         self.response_started = True
         self.waiting_for_100_continue = False
-        self._is_chunked = is_chunked
         head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
         if "body" in message:
             self._held_head = head
@@ -330,18 +331,20 @@ class HttpExchange(Disconnect, eq=False):
     def _write_body(self, message: Message) -> None:
         data: bytes = message.get("body", b"")
         is_last = not message.get("more_body", False)
+        left = self._left
         if self._is_head:
             self._left, data = 0, b""
-        elif self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            if is_last:
-                data += b"0\r\n\r\n"
-        elif self._left != _UNTIL_CLOSED:
-            left = self._left = self._left - len(data)
+        elif left >= 0:
+            left -= len(data)
             if left < 0 or (left and is_last):
                 raise RuntimeError(
                     f"Response content {'longer' if left < 0 else 'shorter'} than Content-Length"
                 )
+            self._left = left
+        elif left == _CHUNKED:
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            if is_last:
+                data += b"0\r\n\r\n"
         if self._held_head:
             data, self._held_head = self._held_head + data, b""
         if data:
@@ -363,7 +366,7 @@ class HttpExchange(Disconnect, eq=False):
     def is_ready(self) -> bool:
         """Implement ``BodyWriter``."""
         # The head of a chunked response is never held.
-        return self._is_chunked and not (self.is_over or self._flow.write_paused)
+        return self._left == _CHUNKED and not (self.is_over or self._flow.write_paused)
 
     def write(self, body: bytes) -> None:
         """Implement ``BodyWriter``."""

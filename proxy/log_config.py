@@ -21,7 +21,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from proxy.request_id import REQUEST_ID
-from proxy.tracing import current_trace_id
+from proxy.tracing import current_trace_id, is_traced
 
 # These log every message, URL or statement, or duplicate log messages of the proxy.
 _VERBOSE = (
@@ -130,8 +130,8 @@ def add_request_id(record: logging.LogRecord) -> bool:
     """
     if "request_id" not in record.__dict__ and (request_id := REQUEST_ID.get()):
         record.request_id = request_id
-    if trace_id := current_trace_id():
-        record.trace_id = trace_id
+    if is_traced():
+        record.trace_id = current_trace_id()
     return True
 
 

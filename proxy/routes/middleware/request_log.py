@@ -44,7 +44,8 @@ class _Sender(Struct):
     """The status of the response; 0 before it starts, 101 for an accepted WebSocket."""
 
     # Plain function: a coroutine would add a frame to every streamed chunk.
-    def __call__(self, message: Message) -> Awaitable[None]:
+    def forward(self, message: Message) -> Awaitable[None]:
+        """Send one message."""
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
             self.status = self.facts["status"] = message.get("status", 101)
@@ -89,7 +90,7 @@ class RequestContext:
             accept_trace_context(scope["headers"])
         sender = _Sender(send, request_id, facts, time.monotonic())
         try:
-            await self._app(scope, receive, sender)
+            await self._app(scope, receive, sender.forward)
         except asyncio.CancelledError:
             facts["outcome"] = "cancelled"
             raise
