@@ -63,7 +63,10 @@ class KnownHead:
             self._decoded.are_shared = True
         headers = self._headers.copy()
         headers[self._length_at] = (b"content-length", digits)
-        return {**self._scope, "headers": headers, "state": {**state, "headers": self._decoded}}
+        scope = self._scope.copy()
+        scope["headers"] = headers
+        scope["state"] = {**state, "headers": self._decoded}
+        return scope
 
 
 def known_head(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:
