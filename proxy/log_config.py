@@ -20,6 +20,7 @@ import msgspec
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from proxy.log_record import FieldsRecord
 from proxy.request_id import REQUEST_ID
 from proxy.tracing import current_trace_id, is_traced
 
@@ -92,10 +93,13 @@ class JsonLineFormatter(JsonFormatter):
             "logger": record.name,
             "message": record.getMessage() if record.args else str(record.msg),
         }
-        # Fields of ``extra`` follow those of the constructor.
-        line.update(islice(record.__dict__.items(), _CONSTRUCTED, None))
-        if not _ADDED.isdisjoint(line):
-            line = {name: value for name, value in line.items() if name not in _ADDED}
+        if type(record) is FieldsRecord:
+            line.update(record.fields)
+        else:
+            # Fields of ``extra`` follow those of the constructor.
+            line.update(islice(record.__dict__.items(), _CONSTRUCTED, None))
+            if not _ADDED.isdisjoint(line):
+                line = {name: value for name, value in line.items() if name not in _ADDED}
         try:
             return _encode(line).decode()
         except (TypeError, ValueError, RecursionError):
@@ -131,7 +135,9 @@ def add_request_id(record: logging.LogRecord) -> bool:
     if "request_id" not in record.__dict__ and (request_id := REQUEST_ID.get()):
         record.request_id = request_id
     if is_traced():
-        record.trace_id = current_trace_id()
+        trace_id = record.trace_id = current_trace_id()
+        if type(record) is FieldsRecord:
+            record.fields["trace_id"] = trace_id
     return True
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.log_config import configure_logging
+from proxy.log_record import constant_attributes, fields_record
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,26 @@ def test_a_line_is_one_json_object_with_message_and_fields(capsys: pytest.Captur
     assert next(iter(line)) == "time"
     assert abs(datetime.fromisoformat(line.pop("time")) - datetime.now(UTC)) < timedelta(minutes=1)
     assert line == {"level": "INFO", "logger": "proxy.x", "message": "turn\nfinished", "turn_id": "t1"}
+
+
+def test_a_record_with_known_fields_has_the_line_of_any_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure_logging("INFO")
+    logger, fields = logging.getLogger("proxy.x"), {"turn_id": "t1", "seconds": 0.5}
+    monkeypatch.setattr("proxy.log_config.is_traced", lambda: True)
+    monkeypatch.setattr("proxy.log_config.current_trace_id", lambda: "0af7")
+
+    logger.warning("turn finished", extra=fields)
+    constant = constant_attributes("proxy.x", logging.WARNING, "turn finished")
+    logger.handle(fields_record(constant, {**fields}))
+
+    known, other = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert abs(
+        datetime.fromisoformat(known.pop("time")) - datetime.fromisoformat(other.pop("time"))
+    ) < timedelta(minutes=1)
+    assert list(known.items()) == list(other.items())
+    assert known["trace_id"] == "0af7"
 
 
 def test_a_trace_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:

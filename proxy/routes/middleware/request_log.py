@@ -15,6 +15,7 @@ from msgspec import Struct
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InternalTurnError
+from proxy.log_record import constant_attributes, fields_record
 from proxy.request_id import REQUEST_ID
 from proxy.routes.request_body import headers_of
 from proxy.tracing import accept_trace_context
@@ -108,29 +109,19 @@ class RequestContext:
             self._ended(scope["path"], status, str(outcome))
         level = logging.INFO if status < 500 else logging.WARNING
         if logger.isEnabledFor(level):
-            # The constructor would look for the place of the call, the thread and the process.
-            record = logging.LogRecord.__new__(logging.LogRecord)
-            now = time.time()
-            record.__dict__ = {
-                **_COMMON[level],
-                "created": now,
-                "msecs": now % 1 * 1000,
-                **facts,
-                # A WebSocket handshake is a GET, and its scope has no method.
-                "method": scope.get("method", "GET"),
-                "path": scope["path"][:200],
-                "ms": round((time.monotonic() - sender.started) * 1000, 1),
-            }
+            # A WebSocket handshake is a GET, and its scope has no method.
+            facts["method"] = scope.get("method", "GET")
+            facts["path"] = scope["path"][:200]
+            facts["ms"] = round((time.monotonic() - sender.started) * 1000, 1)
+            record = fields_record(_CONSTANT[level], facts)
             if logger.filters:
-                logger.handle(record)
+                # They can add attributes.
+                logger.handle(logging.makeLogRecord(record.__dict__))
             else:
                 # The rest of ``handle``: the logger is enabled.
                 logger.callHandlers(record)
 
 
-def _common(level: int) -> dict[str, object]:
-    # A copy: the attributes of an instance share their names with those of others, and take twice as long to copy.
-    return {**logging.LogRecord(logger.name, level, "", 0, "request", (), None).__dict__}
-
-
-_COMMON = {level: _common(level) for level in (logging.INFO, logging.WARNING)}
+_CONSTANT = {
+    level: constant_attributes(logger.name, level, "request") for level in (logging.INFO, logging.WARNING)
+}

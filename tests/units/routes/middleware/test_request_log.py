@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from proxy.log_config import JsonLineFormatter
 from proxy.routes.middleware.request_log import RequestContext
 
 
@@ -61,6 +63,7 @@ async def test_filters_of_the_logger_apply_to_the_line_of_a_request(
 
     def sees(record: logging.LogRecord) -> bool:
         seen.append(record.getMessage())
+        record.colour = "red"
         return passes
 
     async def app(_scope: object, _receive: object, send: Any) -> None:
@@ -75,4 +78,6 @@ async def test_filters_of_the_logger_apply_to_the_line_of_a_request(
     finally:
         logger.removeFilter(sees)
 
-    assert (seen, len(caplog.records)) == (["request"], int(passes))
+    assert seen == ["request"]
+    lines = [json.loads(JsonLineFormatter().format(record)) for record in caplog.records]
+    assert [(line["colour"], line["status"]) for line in lines] == [("red", 200)] * passes
