@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,12 +24,6 @@ class ClientConnection(Struct, frozen=True):
     scope: Scope
     receive: Receive
     send: Send
-
-    @property
-    def extensions(self) -> Mapping[str, Any]:
-        """The ASGI extensions, see ``server_extensions``; none for other servers."""
-        extensions: Mapping[str, Any] = self.scope.get("extensions", {})
-        return extensions
 
     def disconnect(self, listener: Callable[[], None]) -> Disconnect:
         """Return the disconnect of the client for a ``with`` block, in which it calls the listener."""

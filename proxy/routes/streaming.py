@@ -116,7 +116,7 @@ async def stream(
     """
     is_complete = False
     try:
-        send, extensions = connection.send, connection.extensions
+        send, extensions = connection.send, connection.scope.get("extensions", {})
         with live.reader() as reader, ClientMonitor(reader.wake, connection, timeouts) as monitor:
             disconnect = monitor.disconnect
             entries = reader.logged()
@@ -293,7 +293,7 @@ async def answer(
             with live.count(len(body)):
                 is_complete = await _send_parts(body, connection, timeouts)
             return
-        if START_WITH_BODY in connection.extensions:
+        if START_WITH_BODY in connection.scope.get("extensions", ()):
             start["body"] = body
             await send(start)
         else:
