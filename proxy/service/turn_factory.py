@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -18,10 +19,8 @@ from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
 from proxy.wire.chat.response_models import encode
 
-
-def new_turn_id() -> str:
-    """Return a new turn id, which is also the id of its chat completion."""
-    return new_id("chatcmpl-")
+new_turn_id = partial(new_id, "chatcmpl-")
+"""Returns a new turn id, which is also the id of its chat completion."""
 
 
 def new_turn(

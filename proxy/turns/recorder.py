@@ -31,6 +31,8 @@ class Recorder:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.attended = sink.attended
+        """Waits as the sink does."""
         self._open: dict[str, ToolStarted] = {}
         self._uses: dict[tuple[str, str], ModelUse] = {}
         """By agent and model, in the order of first use."""
@@ -99,11 +101,8 @@ class Recorder:
         """Wait as the sink does."""
         return self._sink.drain()
 
-    def attended(self) -> Awaitable[None]:
-        """Wait as the sink does."""
-        return self._sink.attended()
-
     def close_open_calls(self, error: str = "the turn ended before the tool did") -> None:
         """Emit ``ToolFailed`` for each call without an end."""
-        for call in list(self._open.values()):
-            self.emit(ToolFailed(call.call_id, call.name, error, 0.0))
+        if self._open:
+            for call in list(self._open.values()):
+                self.emit(ToolFailed(call.call_id, call.name, error, 0.0))
