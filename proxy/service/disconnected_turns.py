@@ -193,7 +193,7 @@ class DisconnectedTurns:
         if live is None or live.task is None:
             return record.is_unattended(self.clock())
         is_read_at_another_worker = record.reader_until is not None and record.reader_until >= self.clock()
-        return self._is_left(live) and not live.has_readers and not is_read_at_another_worker
+        return self._is_left(live) and not live.clients and not is_read_at_another_worker
 
     def ran_effects(self, record: TurnRecord) -> bool:
         """Whether a running turn has started a tool with effects."""
@@ -207,7 +207,7 @@ class DisconnectedTurns:
             return False
         live = self.lives.get(record.id)
         has_remote_reader = record.reader_until is not None and record.reader_until >= self.clock()
-        return not has_remote_reader and (live is None or not live.has_readers)
+        return not has_remote_reader and (live is None or not live.clients)
 
     async def end(self, record: TurnRecord) -> bool:
         """End a running turn if it is unattended, and wait for its end; return whether it has ended."""
@@ -368,7 +368,7 @@ class DisconnectedTurns:
             while not live.is_over:
                 await self._write_reader(turn, self.clock() + READER_LEASE)
                 await asyncio.sleep(READER_INTERVAL)
-                if not live.has_readers:
+                if not live.clients:
                     return
         finally:
             self._announced.discard(turn)

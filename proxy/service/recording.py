@@ -30,7 +30,6 @@ from proxy.turns.live import CancelReason, LiveTurn
 from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.recorder import Recorder
 from proxy.turns.records import (
-    Begun,
     CompletedTurn,
     NewApproval,
     NewTurn,
@@ -53,17 +52,13 @@ class StoredTurnContext(Struct, eq=False):
 
     request: TurnRequest
     resolved: ResolvedTurn
-    begun: Begun | None = None
-    """None until the turn is stored as running."""
+    began: float
+    """The time of ``Started``, in seconds since the epoch."""
+    key: int = 0
+    """The key of the turn in the store, once it is stored as running."""
     fence: int = 0
     continues_approvals: bool = False
     """Whether the turn continues from the approvals of its parent."""
-
-    @property
-    def key(self) -> int:
-        """The key of the turn in the store."""
-        assert self.begun is not None
-        return self.begun.turn
 
 
 def end_of(

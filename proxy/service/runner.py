@@ -172,7 +172,10 @@ class TurnRunner:
         closing: ClosingEvent
         try:
             if turn.resumed is None:
-                recorder.emit(Started(turn.id, turn.agent, team.steps))
+                live.emit(
+                    Started(turn.id, turn.agent, team.steps),
+                    at=context.began if context is not None else None,
+                )
             else:
                 recorder.close_open_calls("the worker ended before the tool did")
             if live.stop_reason is not None:
@@ -255,7 +258,7 @@ class TurnRunner:
         """Store the result. Return the closing event to log: a ``Failed`` if the result was not stored."""
         failure: ProxyError
         try:
-            if live.watcher is not None and not live.has_readers:
+            if live.watcher is not None and not live.clients:
                 # A repetition of the request reads it together with the end.
                 await live.watcher.store_departure()
             if await self._history.finish(end_of(context, live, turn, closing, outcome, recorder, now=now)):

@@ -75,7 +75,6 @@ class TakeOver(Struct, frozen=True):
         live = LiveTurn(
             record.id,
             conversation_id=record.conversation_id,
-            began=record.created_at,
             memory=self.memory,
         )
         turn = requested_turn(
@@ -92,7 +91,13 @@ class TakeOver(Struct, frozen=True):
         if not steps:
             turn.continuation = await self._continuation(record, saved)
         log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)
-        context = StoredTurnContext(request, resolved, None, taken.fence, saved.continues_approvals)
+        context = StoredTurnContext(
+            request,
+            resolved,
+            record.created_at,
+            fence=taken.fence,
+            continues_approvals=saved.continues_approvals,
+        )
         rules = saved.rules.restored()
         recorded = CheckpointLog(
             self.checkpoints, live, turn, context, rules, is_saved=True, first=first.state

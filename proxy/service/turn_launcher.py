@@ -53,7 +53,7 @@ class TurnLauncher(Struct, frozen=True):
         restored: RestoredLog | None = None,
     ) -> None:
         """Run a turn, or let it continue if it runs already; ``restored`` as in ``TurnRunner.start``."""
-        context.begun = begun
+        context.key = begun.turn
         turn.progress = TurnProgress(self.progress, begun.turn, context.request.is_stored)
         turn.compactions = ConversationCompactions(self.history, begun.conversation)
         self.disconnected.watch(live, turn, begun.turn, rules)

@@ -119,9 +119,9 @@ class TurnStart:
         rules = self._disconnect_rules(request, team)
         is_continuation = resolved.step is not None or resolved.resumption is not None
         context = StoredTurnContext(
-            request, resolved, continues_approvals=is_continuation and continues_approvals(resolved)
+            request, resolved, now, continues_approvals=is_continuation and continues_approvals(resolved)
         )
-        live = LiveTurn(new.id, conversation_id=new.conversation_id, began=now, memory=self._lives.memory)
+        live = LiveTurn(new.id, conversation_id=new.conversation_id, memory=self._lives.memory)
         # Like a question for approval, a checkpoint needs the stored content of the conversation.
         checkpoints = self._checkpoints if turn.may_ask else None
         # Checkpoints from the begin.

@@ -38,7 +38,10 @@ class Sink(Protocol):
         ...
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
-        """Append events that arrived together; return False if ``drain`` would wait. Does not block."""
+        """Append events that arrived together; return False if ``drain`` would wait. Does not block.
+
+        None of them ends the turn.
+        """
         ...
 
     def open_relay(self) -> TextRelay | None:

@@ -6,6 +6,7 @@ Entries are retained until the turn is evicted, so a reader can start at any pos
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ CancelReason = Literal["client_left", "requested", "shutting_down"]
 StopReason = CancelReason | Literal["timed_out"]
 HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
+_UNLIMITED = sys.maxsize
 
 
 class Watcher(Protocol):
@@ -51,25 +53,20 @@ class LiveTurn:
     # There are nearly 30 attributes. With more, the dictionaries of instances do not share their keys, and each takes a
     # kilobyte more (CPython, dictobject.c: SHARED_KEYS_MAX_SIZE).
     __slots__ = (
-        "_began",
-        "_clients",
         "_continued",
         "_has_left",
         "_high_water",
-        "_ignores_readers",
         "_is_registered",
         "_is_stoppable",
-        "_memory",
         "_readers",
         "cancel_on_disconnect",
+        "clients",
         "conversation_id",
         "conversation_key",
-        "has_readers",
         "is_evicted",
         "is_finished",
         "is_followed",
         "is_over",
-        "is_paused",
         "listener",
         "load",
         "log",
@@ -89,13 +86,9 @@ class LiveTurn:
         conversation_id: str = "",
         cancel_on_disconnect: bool = False,
         high_water: int = HIGH_WATER,
-        began: float | None = None,
         memory: LogMemory | None = None,
     ) -> None:
-        """``began`` is the time of the first event in seconds since the epoch; by default the time of logging.
-
-        ``cancel_on_disconnect`` applies to turns without a ``watcher``.
-        """
+        """``cancel_on_disconnect`` applies to turns without a ``watcher``."""
         self.turn_id = turn_id
         self.conversation_id = conversation_id
         self.conversation_key: int | None = None
@@ -108,8 +101,6 @@ class LiveTurn:
         """Whether the turn has, or had, a reader besides the request that began it."""
         self.takeovers: list[int] = []
         """Numbers of entries before each takeover by another worker."""
-        self.is_paused = False
-        """Whether the writer starts nothing new, because no client reads."""
         self.listener: Callable[[Entry], None] | None = None
         """Called with each entry, before any reader gets it."""
         self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
@@ -121,25 +112,21 @@ class LiveTurn:
         """Whether nothing more will be logged."""
         self.is_evicted = False
         """Whether the log was removed from the registry."""
-        self.has_readers = False
-        """Whether the turn has a reader that is not an observer."""
+        self.clients = 0
+        """Number of readers that are not observers."""
         self.relay: TextRelay | None = None
         """Has text that is not logged yet. It is closed before anything else is logged, or the log is read."""
         self.room: asyncio.Event | None = None
         """Set when a writer that waits for the slowest reader may continue; None while no writer waits."""
-        self._memory = memory or LogMemory()
-        self.log = TurnLog(self._memory)
+        self.log = TurnLog(memory or LogMemory())
         self._readers: tuple[EventLogReader, ...] = ()
-        self._clients = 0
-        """Number of readers that are not observers."""
         self._has_left = False
         """Whether the watcher handles that the last client left."""
         self._continued: asyncio.Event | None = None
+        """Set when the writer may start something new; None unless it must not, because no client reads."""
         self._high_water = high_water
-        self._began = began
         self._is_registered = False
         self._is_stoppable = True
-        self._ignores_readers = False
 
     # --- writer ---
 
@@ -148,9 +135,7 @@ class LiveTurn:
         if self.relay is not None:
             self.close_relay()
         log = self.log
-        if at is None:
-            at = time.time() if log.length or self._began is None else self._began
-        entry = log.append(event, at, position)
+        entry = log.append(event, time.time() if at is None else at, position)
         if type(event) in CLOSING:
             self.is_finished = self.is_over = True
         if self.listener is not None:
@@ -161,24 +146,24 @@ class LiveTurn:
                 reader.wake()
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
-        """Append events that arrived together, and pass them to the readers at once; see ``Sink``."""
+        """Append events that arrived together, and pass them to the readers at once; see ``Sink``.
+
+        The closing event is not one of them: a reader gets it from ``next``.
+        """
         if self.relay is not None:
             self.close_relay()
         log = self.log
-        now = time.time() if log.length or self._began is None else self._began
         if len(events) == 1:
-            entries = [log.append(events[0], now)]
+            entries = [log.append(events[0], time.time())]
         elif events:
-            entries = log.extend(events, repeat(now))
+            entries = log.extend(events, repeat(time.time()))
         else:
             return not self._is_crowded()
-        if type(events[-1]) in CLOSING:
-            self.is_finished = self.is_over = True
         if self.listener is not None:
             for entry in entries:
                 self.listener(entry)
         for reader in self._readers:
-            if reader.waiter is not None and (log.size >= reader.wakes_at or self.is_over):
+            if reader.waiter is not None and log.size >= reader.wakes_at:
                 reader.receive(entries)
         return log.size <= self._high_water or not self._is_crowded()
 
@@ -225,7 +210,7 @@ class LiveTurn:
                 if reader.wakes_at:
                     # It is patient: it waits for more than there will be.
                     reader.wake()
-            self._memory.relieve()
+            self.log.memory.relieve()
             await room.wait()
 
     def wake_writer(self) -> None:
@@ -236,25 +221,28 @@ class LiveTurn:
 
     async def attended(self) -> None:
         """Wait while the turn is paused."""
-        while self.is_paused:
-            self._continued = self._continued or asyncio.Event()
+        while self._continued is not None:
             await self._continued.wait()
 
     def pause(self) -> None:
         """Let ``attended`` wait until ``resume`` is called."""
-        self.is_paused = True
+        self._continued = self._continued or asyncio.Event()
 
     def resume(self) -> None:
         """End a pause."""
-        self.is_paused = False
         if self._continued is not None:
             self._continued.set()
             self._continued = None
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the writer starts nothing new, because no client reads."""
+        return self._continued is not None
+
     def _is_crowded(self) -> bool:
         log = self.log
         # The common case: the whole log is below the mark, so no reader can be too far behind.
-        if log.size <= self._high_water or self._ignores_readers or not self.has_readers:
+        if log.size <= self._high_water or not self.clients:
             return False
         slowest = min(reader.position for reader in self._readers if not reader.is_observer)
         return log.size - log.size_until(slowest) > self._high_water
@@ -274,11 +262,11 @@ class LiveTurn:
     @property
     def ignores_readers(self) -> bool:
         """Whether the writer does not wait for readers any more."""
-        return self._ignores_readers
+        return self._high_water == _UNLIMITED
 
     def ignore_readers(self) -> None:
         """Let the writer finish without waiting: readers get the rest from the store after the turn has ended."""
-        self._ignores_readers = True
+        self._high_water = _UNLIMITED
         self.wake_writer()
 
     def seal(self) -> None:
@@ -339,11 +327,10 @@ class LiveTurn:
             self.close_relay()
         self._readers += (reader,)
         if not self.log.counted:
-            self._count()
+            self._start_counting()
         if reader.is_observer:
             return
-        self._clients += 1
-        self.has_readers = True
+        self.clients += 1
         if self._has_left and self.watcher is not None:
             self._has_left = False
             self.watcher.returned()
@@ -356,10 +343,9 @@ class LiveTurn:
         # Nearly always there is one.
         self._readers = () if readers == (reader,) else tuple([one for one in readers if one is not reader])
         if not reader.is_observer:
-            self._clients -= 1
-            self.has_readers = self._clients > 0
-        if not self._is_registered:
-            self._stop_counting_unused()
+            self.clients -= 1
+        if not self._is_registered and not self._readers and self.log.counted:
+            self._stop_counting()
         if self.room is not None:
             self.wake_writer()
 
@@ -368,7 +354,7 @@ class LiveTurn:
 
         A client whose API key is not valid any more cannot return.
         """
-        if self.has_readers:
+        if self.clients:
             return
         if self.is_finished:
             if self.watcher is not None:
@@ -385,30 +371,32 @@ class LiveTurn:
         """Count the log in the memory of all logs, as while it is read, until ``unregister`` is called."""
         self._is_registered = True
         if not self.log.counted:
-            self._count()
+            self._start_counting()
 
     def unregister(self) -> None:
         """Do not count the log any more, unless it is read."""
         self._is_registered = False
-        self._stop_counting_unused()
+        if not self._readers and self.log.counted:
+            self._stop_counting()
 
-    def _count(self) -> None:
-        self._memory.logs.add(self)
-        self.log.count()
+    def _start_counting(self) -> None:
+        log = self.log
+        log.memory.logs.add(self)
+        log.count()
 
-    def _stop_counting_unused(self) -> None:
-        if not self._is_registered and not self._readers and self.log.counted:
-            self._memory.logs.discard(self)
-            self.log.stop_counting()
+    def _stop_counting(self) -> None:
+        log = self.log
+        log.memory.logs.discard(self)
+        log.stop_counting()
 
     @contextmanager
     def count(self, size: int) -> Iterator[None]:
         """Count ``size`` bytes of an encoded response in the memory of all logs."""
-        self._memory.add(size)
+        self.log.memory.add(size)
         try:
             yield
         finally:
-            self._memory.add(-size)
+            self.log.memory.add(-size)
 
     def evict(self) -> None:
         """Handle the removal from the registry: entries that every reader has sent are dropped from now on."""
@@ -416,7 +404,8 @@ class LiveTurn:
         # It refers to this log: as a part of a cycle, each turn would wait for the garbage collector.
         self.watcher = None
         self.unregister()
-        self.trim()
+        if self._readers:
+            self.trim()
 
     def trim(self) -> None:
         """Drop the entries of an evicted log that every reader has sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -34,10 +35,10 @@ class CountedLog(Protocol):
 class LogMemory:
     """Estimated bytes of all logs that are registered or read. ``limit`` is None for no limit."""
 
-    __slots__ = ("is_exhausted", "limit", "logs", "on_exhausted", "used")
+    __slots__ = ("_limit", "is_exhausted", "logs", "on_exhausted", "used")
 
     def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
+        self._limit = limit if limit is not None else sys.maxsize
         self.used = 0
         self.is_exhausted = False
         """Whether the logs have reached the limit."""
@@ -49,9 +50,8 @@ class LogMemory:
     def add(self, count: int) -> None:
         """Count more bytes, or fewer if ``count`` is negative."""
         self.used = used = self.used + count
-        limit = self.limit
-        if limit is not None and (used >= limit) is not self.is_exhausted:
-            self.is_exhausted = used >= limit
+        if (used >= self._limit) is not self.is_exhausted:
+            self.is_exhausted = not self.is_exhausted
             self.relieve()
 
     def relieve(self) -> None:

@@ -44,12 +44,12 @@ class TurnLog:
     __slots__ = (
         "_counted_until",
         "_dropped_weight",
-        "_memory",
         "_sizes",
         "counted",
         "dropped",
         "entries",
         "length",
+        "memory",
         "offset",
         "size",
     )
@@ -73,7 +73,7 @@ class TurnLog:
         self._dropped_weight = 0
         self._sizes: list[int] | None = None
         """By index of an entry: the characters before it. Those of the newest entries are added when one is needed."""
-        self._memory = memory
+        self.memory = memory
 
     def append(self, event: Event, at: float, position: int | None = None) -> Entry:
         """Append an event with its time at the next position, or at this one; return its entry."""
@@ -153,16 +153,19 @@ class TurnLog:
 
     def count(self) -> None:
         """Count the log in the memory of all logs, until ``stop_counting`` is called."""
-        self._set_counted((self.weight // COUNTED_BYTES + 1) * COUNTED_BYTES)
+        weight = self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
+        self._set_counted((weight // COUNTED_BYTES + 1) * COUNTED_BYTES)
 
     def stop_counting(self) -> None:
         """Do not count the log any more."""
-        self._set_counted(0)
+        counted, self.counted, self._counted_until = self.counted, 0, _NEVER
+        self.memory.add(-counted)
 
     def _set_counted(self, counted: int) -> None:
         change, self.counted = counted - self.counted, counted
-        self._counted_until = counted + self._dropped_weight if counted else _NEVER
-        self._memory.add(change)
+        self._counted_until = counted + self._dropped_weight
+        # Last, because it can have the log cut.
+        self.memory.add(change)
 
 
 def _text_size(event: Event) -> int:

@@ -44,7 +44,7 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
         await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60), left=left.set)
 
     assert left.is_set()
-    assert not live.has_readers
+    assert not live.clients
 
 
 async def test_a_client_that_left_while_the_turn_was_begun_is_noticed_at_once() -> None:
@@ -64,7 +64,7 @@ async def test_a_client_that_left_while_the_turn_was_begun_is_noticed_at_once() 
     async with asyncio.timeout(5):
         await answer(live, builder, [], connection, StreamTimeouts(), left=left.set)
     assert left.is_set()
-    assert not live.has_readers
+    assert not live.clients
 
 
 async def test_a_client_that_does_not_read_in_time_is_left() -> None:
@@ -86,7 +86,7 @@ async def test_a_client_that_does_not_read_in_time_is_left() -> None:
         with pytest.raises(ClientDisconnected):
             await stream(live, encoder, [], connection, timeouts, left=left.set)
     assert left.is_set()
-    assert not live.has_readers
+    assert not live.clients
 
 
 class FakeBodyWriter:

@@ -29,7 +29,7 @@ from proxy.turns.contract import TeamOutcome
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.recorder import Recorder
-from proxy.turns.records import Begun, ModelUse, NewApproval, TurnEnd, TurnRecord
+from proxy.turns.records import ModelUse, NewApproval, TurnEnd, TurnRecord
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import ApprovalRequest, Turn
 from tests.fakes.store.turns import MemoryHistory
@@ -64,7 +64,7 @@ def context_of(*, is_stored: bool = True, continued: str = "") -> StoredTurnCont
         scope=SCOPE,
         continued=continued,
     )
-    return StoredTurnContext(request, resolved, Begun(turn=5, conversation=2))
+    return StoredTurnContext(request, resolved, began=100.0, key=5)
 
 
 def stored_end(
@@ -75,9 +75,10 @@ def stored_end(
     text: str = "Hello!",
     **of_turn: Any,
 ) -> TurnEnd:
-    live = LiveTurn("t", began=100.0)
+    live = LiveTurn("t")
     recorder = Recorder(live)
-    events: list[Event] = [Started("t", "sales"), *([TextDelta(text)] if text else []), USED]
+    live.emit(Started("t", "sales"), at=100.0)
+    events: list[Event] = [*([TextDelta(text)] if text else []), USED]
     for event in events:
         recorder.emit(event)
     turn = Turn("t", "conv_a", "alice", "sales", (QUESTION,), **of_turn)

@@ -63,7 +63,7 @@ async def test_writer_continues_when_its_last_slow_reader_leaves() -> None:
 
     async with asyncio.timeout(5):
         await writer
-    assert not live.has_readers
+    assert not live.clients
 
 
 async def test_writer_waits_for_the_slower_of_two_readers() -> None:

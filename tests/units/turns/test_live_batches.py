@@ -61,14 +61,18 @@ async def test_a_reader_takes_a_batch_before_emit_returns() -> None:
 
 
 async def test_a_batch_of_texts_is_logged_as_its_deltas() -> None:
-    live, other = LiveTurn("a", began=5.0), LiveTurn("b", began=5.0)
+    live, other = LiveTurn("a"), LiveTurn("b")
     batch = TextBatch([TextDelta("one"), TextDelta("ü")])
     batch.texts = ["one", "ü"]
 
     assert live.emit_batch(batch)
     assert other.emit_batch(list(batch))
 
-    assert list(live.entries) == list(other.entries)
+    for log in (live.entries, other.entries):
+        assert [(entry.position, entry.event) for entry in log] == [
+            (1, TextDelta("one")),
+            (2, TextDelta("ü")),
+        ]
     assert live.length == live.log.batch_end(0) == 2
     assert live.log.weight == other.log.weight == 4 + 2 * ENTRY_WEIGHT
 
@@ -108,8 +112,12 @@ async def test_single_events_and_the_closing_one_are_returned_by_next() -> None:
             live.emit_batch([TextDelta("x")])
             assert [entry.position for entry in await task] == [1, 2]
         async with waiting(reader, taker.take) as task:
-            live.emit_batch([TextDelta("y"), completed])
+            taker.is_open = False
+            live.emit_batch([TextDelta("y")])
+            live.emit(completed)
             assert [entry.event for entry in await task] == [TextDelta("y"), completed]
+        taker.is_open = True
+        assert list(await reader.next(taker.take)) == []
     assert taker.taken == []
 
 

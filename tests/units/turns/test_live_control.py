@@ -120,11 +120,11 @@ async def test_memory_is_exhausted_at_its_limit_and_reports_that_once_per_crossi
 
 async def test_positions_and_times_of_entries() -> None:
     seen: list[Entry] = []
-    live = LiveTurn("a", began=100.0)
+    live = LiveTurn("a")
     live.listener = seen.append
     before = time.time()
 
-    live.emit(Started("a", "triage"))
+    live.emit(Started("a", "triage"), at=100.0)
     live.emit(TextDelta("x"))
     live.emit(TextDelta("y"), at=7.0)
     live.emit(DONE, at=8.0, position=50)
@@ -137,7 +137,7 @@ async def test_positions_and_times_of_entries() -> None:
     assert live.entries_after(2) == live.entries[2:]
 
 
-async def test_first_entry_without_a_start_time_is_timed_when_it_is_logged() -> None:
+async def test_first_entry_without_a_time_is_timed_when_it_is_logged() -> None:
     live, before = LiveTurn("a"), time.time()
 
     live.emit(Started("a", "triage"))

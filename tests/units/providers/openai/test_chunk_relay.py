@@ -132,7 +132,7 @@ async def answer_of(
     make_reader: Callable[..., AnswerReader | ResponsesReader] = AnswerReader,
 ) -> Result:
     """Let a provider send an answer in these reads; return what the client and the log got."""
-    result, live, client = Result(), LiveTurn("t", began=1.0), FakeConnection()
+    result, live, client = Result(), LiveTurn("t"), FakeConnection()
     provider, transport = Connection(Owner()), FakeTransport()
     transport.protocol = provider
     provider.connection_made(cast("asyncio.Transport", transport))
@@ -140,7 +140,7 @@ async def answer_of(
     scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": version}
     exchange = HttpExchange.of(client, scope, announced_bytes=None, keep_alive=True)
     exchange.end_body()
-    live.emit(Started("t", "triage"))
+    live.emit(Started("t", "triage"), at=1.0)
     receiver = Receiver(live, result)
 
     async def send(request: ModelRequest) -> Accepted:
