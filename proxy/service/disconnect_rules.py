@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
+from proxy.turns.request import DisconnectPolicy
 from proxy.turns.turn import Turn
 
 SDK_RETRY_GRACE = 10.0
@@ -37,3 +40,23 @@ class DisconnectRules(Struct, frozen=True):
     def finishes(self, turn: Turn) -> bool:
         """Whether the turn finishes without a client."""
         return self.grace is None or (self.has_key and turn.ran_effects and not self.is_immediate)
+
+
+# Few requests differ in these.
+@lru_cache(maxsize=64)
+def disconnect_rules(
+    requested: DisconnectPolicy | None,
+    default: DisconnectPolicy,
+    grace: float,
+    *,
+    has_key: bool,
+    is_repeatable: bool,
+) -> DisconnectRules:
+    """Return the rules of a turn: the policy of its request, or that of the team or server.
+
+    ``grace`` applies unless the client asks for the cancellation of its turn.
+    """
+    is_immediate = requested == "cancel"
+    if (requested or default) == "detach":
+        return DisconnectRules(None, is_immediate, has_key, is_repeatable)
+    return DisconnectRules(0.0 if is_immediate else grace, is_immediate, has_key, is_repeatable)

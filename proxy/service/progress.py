@@ -1,6 +1,7 @@
 """Store the progress of running turns: their items, before tools with effects start and after tools have ended.
 
-If the worker dies, the turn is history with these items (see ``TurnRepository.interrupt``).
+If the worker dies, the turn is history with these items (see ``TurnRepository.interrupt``). A running turn also reads
+the compactions of its conversation here.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ class ProgressStore:
             logger.warning("failed to store the progress of a turn")
 
 
-class TurnProgress(Struct):
-    """``turns.turn.ProgressLog`` for the turn with this key. Without ``is_stored``, no items are written."""
+class StoredTurn(Struct):
+    """``turns.turn.ProgressLog`` and ``StoredCompactions`` for the turn and the conversation with these keys.
+
+    Without ``is_stored``, no items are written.
+    """
 
     owner: ProgressStore
     turn: int
+    conversation: int
     is_stored: bool
     ran_effects: bool = False
 
@@ -60,6 +65,10 @@ class TurnProgress(Struct):
         """Write in the background."""
         if self.is_stored:
             self.owner.write_soon(self.turn, self._progress(agent, items))
+
+    async def read(self) -> Sequence[Item]:
+        """Return the newest items of the conversation with a compaction, oldest first."""
+        return await self.owner.history.compactions(self.conversation)
 
     def _progress(self, agent: str, items: Sequence[Item]) -> Progress:
         return Progress(agent, items if self.is_stored else (), self.ran_effects)

@@ -115,7 +115,7 @@ class TurnRunner:
         if listener is not None:
             for entry in live.entries:
                 listener(entry)
-        live.listener = listener
+            live.listener = listener
         turn.begin.set_result(None)
         turn.begin = None
 

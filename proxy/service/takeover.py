@@ -84,10 +84,10 @@ class TakeOver(Struct, frozen=True):
             agent=record.agent,
             context=[*resolved.context, *resolved.new_messages],
             overlay=resolved.overlay,
+            may_ask=True,
+            call_scope=record.first_attempt or record.id,
         )
         turn.is_strict = saved.is_strict
-        turn.may_ask = True
-        turn.call_scope = record.first_attempt or record.id
         if not steps:
             turn.continuation = await self._continuation(record, saved)
         log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)

@@ -73,9 +73,9 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         agent=resolved.agent,
         context=joined_items(resolved.context, resolved.new_messages),
         overlay=resolved.overlay,
+        may_ask=request.is_stored and resolved.is_stored_whole,
+        call_scope=resolved.first_attempt or new.id,
     )
-    turn.may_ask = request.is_stored and resolved.is_stored_whole
-    turn.call_scope = resolved.first_attempt or new.id
     resumption = resolved.resumption
     if resumption is not None:
         turn.continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
@@ -90,18 +90,22 @@ def requested_turn(
     agent: str,
     context: Sequence[Item],
     overlay: Sequence[SystemMessage | DeveloperMessage],
+    may_ask: bool = False,
+    call_scope: str = "",
 ) -> Turn:
     """Return a turn of ``agent`` with the caller, the parameters and the tools of the request."""
     # At most 15 keyword arguments, as in ``new_turn``.
     return Turn(
         turn_id,
         conversation_id,
-        caller=request.caller,
-        agent=agent,
-        context=context,
+        request.caller,
+        agent,
+        context,
+        overlay,
+        request.parameters,
         end_user=request.end_user,
-        overlay=overlay,
-        parameters=request.parameters,
+        may_ask=may_ask,
+        call_scope=call_scope,
         response_format=request.response_format,
         client_tools=request.tools,
         tool_choice=request.tool_choice,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
-from proxy.messages import Item
 from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.disconnected_turns import DisconnectedTurns
-from proxy.service.progress import ProgressStore, TurnProgress
+from proxy.service.progress import ProgressStore, StoredTurn
 from proxy.service.recording import StoredTurnContext
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.runner import RestoredLog, TurnRunner
@@ -17,25 +14,12 @@ from proxy.service.turn_relay import TurnRelay
 from proxy.turns.contract import Team
 from proxy.turns.live import LiveTurn
 from proxy.turns.records import Begun
-from proxy.turns.repository import TurnRepository
 from proxy.turns.turn import Turn
-
-
-class ConversationCompactions(Struct, frozen=True):
-    """Implements ``turns.turn.StoredCompactions``; ``conversation`` is the key."""
-
-    history: TurnRepository
-    conversation: int
-
-    async def read(self) -> Sequence[Item]:
-        """Return the newest items with a compaction, oldest first."""
-        return await self.history.compactions(self.conversation)
 
 
 class TurnLauncher(Struct, frozen=True):
     """Launches the turns of this process, those of requests and those that are taken over from other workers."""
 
-    history: TurnRepository
     runner: TurnRunner
     progress: ProgressStore
     disconnected: DisconnectedTurns
@@ -54,8 +38,9 @@ class TurnLauncher(Struct, frozen=True):
     ) -> None:
         """Run a turn, or let it continue if it runs already; ``restored`` as in ``TurnRunner.start``."""
         context.key = begun.turn
-        turn.progress = TurnProgress(self.progress, begun.turn, context.request.is_stored)
-        turn.compactions = ConversationCompactions(self.history, begun.conversation)
+        turn.progress = turn.compactions = StoredTurn(
+            self.progress, begun.turn, begun.conversation, context.request.is_stored
+        )
         self.disconnected.watch(live, turn, begun.turn, rules)
         if turn.begin is None:
             self.runner.start(live, team, turn, context, restored)

@@ -12,7 +12,7 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, continues_approvals, saved_turn
-from proxy.service.disconnect_rules import DisconnectRules
+from proxy.service.disconnect_rules import disconnect_rules
 from proxy.service.leases import Leases
 from proxy.service.policy import Policy
 from proxy.service.recording import StoredTurnContext, step_turn
@@ -116,7 +116,13 @@ class TurnStart:
             slot=slot,
         )
         turn = turn_of(request, new, resolved, self._approvals)
-        rules = self._disconnect_rules(request, team)
+        rules = disconnect_rules(
+            request.on_disconnect,
+            team.on_disconnect or self._policy.on_disconnect,
+            self._policy.disconnect_grace,
+            has_key=request.idempotency_key is not None,
+            is_repeatable=request.is_repeatable,
+        )
         is_continuation = resolved.step is not None or resolved.resumption is not None
         context = StoredTurnContext(
             request, resolved, now, continues_approvals=is_continuation and continues_approvals(resolved)
@@ -180,17 +186,6 @@ class TurnStart:
             self._is_store_available = False
         if turn.begin is not None:
             await self._runner.withdraw(live, turn)
-
-    def _disconnect_rules(self, request: TurnRequest, team: ServedTeam) -> DisconnectRules:
-        policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
-        is_immediate = request.on_disconnect == "cancel"
-        grace = 0.0 if is_immediate else self._policy.disconnect_grace
-        return DisconnectRules(
-            None if policy == "detach" else grace,
-            is_immediate=is_immediate,
-            has_key=request.idempotency_key is not None,
-            is_repeatable=request.is_repeatable,
-        )
 
 
 def ignored_parameters(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:

@@ -85,9 +85,7 @@ class WorkerTurns:
         )
         self._progress = ProgressStore(history)
         self.disconnected = DisconnectedTurns(history, self.lives, clock, interval=policy.follow)
-        self.launcher = TurnLauncher(
-            history, self.runner, self._progress, self.disconnected, self._relay, self.remote
-        )
+        self.launcher = TurnLauncher(self.runner, self._progress, self.disconnected, self._relay, self.remote)
         take_over: TakeOver | None = None
         if checkpoints is not None:
             take_over = TakeOver(

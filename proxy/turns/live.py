@@ -317,9 +317,10 @@ class LiveTurn:
 
     def reader(self, after: int = 0, *, is_observer: bool = False) -> EventLogReader:
         """Return a reader of the entries from the index ``after`` on."""
-        if self.relay is not None:
+        if after:
             self.close_relay()
-        return EventLogReader(self, min(after, self.log.length), is_observer=is_observer)
+            after = min(after, self.log.length)
+        return EventLogReader(self, after, is_observer=is_observer)
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""
@@ -403,9 +404,11 @@ class LiveTurn:
         self.is_evicted = True
         # It refers to this log: as a part of a cycle, each turn would wait for the garbage collector.
         self.watcher = None
-        self.unregister()
+        self._is_registered = False
         if self._readers:
             self.trim()
+        elif self.log.counted:
+            self._stop_counting()
 
     def trim(self) -> None:
         """Drop the entries of an evicted log that every reader has sent."""

@@ -161,8 +161,8 @@ class EventLogReader:
             start = self._given
         entries = log.read(start)
         if entries is not None:
-            self._given += len(entries)
-            if self._given < log.length:
+            self._given = start = start + len(entries)
+            if start < log.length:
                 # Encoding a batch takes time, and more entries are ready: let other tasks run first.
                 await asyncio.sleep(0)
             return entries

@@ -82,9 +82,12 @@ class TurnLog:
         self.entries.append(entry)
         self.length = length = length + 1
         if type(event) not in _WITHOUT_TEXT:
-            self.size += len(event.text) if type(event) is TextDelta else _text_size(event)
-        if self.size + ENTRY_WEIGHT * length > self._counted_until:
-            self.count()
+            # The memory of the others, of which there are few, is counted with the next one that has text.
+            self.size = size = self.size + (
+                len(event.text) if type(event) is TextDelta else _text_size(event)
+            )
+            if size + ENTRY_WEIGHT * length > self._counted_until:
+                self.count()
         return entry
 
     def extend(self, events: Sequence[Event], times: Iterable[float]) -> list[Entry]:
@@ -156,16 +159,16 @@ class TurnLog:
         weight = self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
         self._set_counted((weight // COUNTED_BYTES + 1) * COUNTED_BYTES)
 
-    def stop_counting(self) -> None:
-        """Do not count the log any more."""
-        counted, self.counted, self._counted_until = self.counted, 0, _NEVER
-        self.memory.add(-counted)
-
     def _set_counted(self, counted: int) -> None:
         change, self.counted = counted - self.counted, counted
         self._counted_until = counted + self._dropped_weight
         # Last, because it can have the log cut.
         self.memory.add(change)
+
+    def stop_counting(self) -> None:
+        """Do not count the log any more."""
+        counted, self.counted, self._counted_until = self.counted, 0, _NEVER
+        self.memory.add(-counted)
 
 
 def _text_size(event: Event) -> int:
