@@ -11,14 +11,14 @@ from proxy.turns.log_memory import LogMemory
 class LiveTurns:
     """The running turns of this process, and the newest finished ones for late readers.
 
-    Older turns are read from the store. ``keep_weight`` limits all retained finished logs together, in bytes.
+    Older turns are read from the store. ``keep_bytes`` limits what is counted of all retained finished logs together.
     """
 
     def __init__(
         self,
         *,
         keep_finished: int = 256,
-        keep_weight: int = 16 * 1024 * 1024,
+        keep_bytes: int = 16 * 1024 * 1024,
         memory: LogMemory | None = None,
     ) -> None:
         self.memory = memory or LogMemory()
@@ -28,8 +28,9 @@ class LiveTurns:
         """The number of running turns by conversation id."""
         self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
         self._keep_finished = keep_finished
-        self._keep_weight = keep_weight
-        self._weight = 0
+        self._keep_bytes = keep_bytes
+        self._counted = 0
+        """Bytes of the finished logs that are counted in ``memory``."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -93,7 +94,7 @@ class LiveTurns:
 
     def _evict_oldest(self) -> None:
         _, oldest = self._finished.popitem(last=False)
-        self._weight -= oldest.log.weight
+        self._counted -= oldest.log.counted
         oldest.evict()
 
     def retire(self, live: LiveTurn) -> None:
@@ -101,8 +102,8 @@ class LiveTurns:
         if not self._end(live):
             live.register()
         self._finished[live.turn_id] = live
-        self._weight += live.log.weight
-        while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
+        self._counted += live.log.counted
+        while len(self._finished) > self._keep_finished or self._counted > self._keep_bytes:
             self._evict_oldest()
         if self.memory.is_exhausted:
             self._relieve()

@@ -152,14 +152,13 @@ class TurnLog:
         self.dropped += number
         if self.counted:
             # Exactly, because a log that can be cut does not grow any more.
-            self._set_counted(self.weight)
+            self.count(self.weight)
 
-    def count(self) -> None:
-        """Count the log in the memory of all logs, until ``stop_counting`` is called."""
-        weight = self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
-        self._set_counted((weight // COUNTED_BYTES + 1) * COUNTED_BYTES)
-
-    def _set_counted(self, counted: int) -> None:
+    def count(self, counted: int | None = None) -> None:
+        """Count the log in the memory of all logs until ``stop_counting`` is called: its weight, rounded up."""
+        if counted is None:
+            weight = self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
+            counted = (weight // COUNTED_BYTES + 1) * COUNTED_BYTES
         change, self.counted = counted - self.counted, counted
         self._counted_until = counted + self._dropped_weight
         # Last, because it can have the log cut.

@@ -39,7 +39,7 @@ async def test_only_the_newest_finished_turns_are_retained() -> None:
 
 
 async def test_long_turns_are_retained_within_the_memory_limit() -> None:
-    turns = LiveTurns(keep_weight=10_000)
+    turns = LiveTurns(keep_bytes=13_000)
 
     for turn_id, characters in (("a", 4_000), ("b", 4_000), ("c", 100), ("d", 50_000)):
         turns.retire(finished(turn_id, characters=characters))
