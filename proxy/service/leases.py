@@ -79,10 +79,6 @@ class Leases:
                 await self._history.renew(self.worker, lease_until=self._clock())
         retire(self.worker)
 
-    def until(self, now: float) -> float:
-        """Return when a lease that is taken or renewed ``now`` expires."""
-        return now + self._lease
-
     async def _repeat(self, work: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:
             await asyncio.sleep(interval)
@@ -97,7 +93,7 @@ class Leases:
     async def _renew(self) -> None:
         if not self._lives:
             return
-        cancelled = await self._history.renew(self.worker, lease_until=self.until(self._clock()))
+        cancelled = await self._history.renew(self.worker, lease_until=self._clock() + self._lease)
         for turn_id in cancelled:
             live = self._lives.get(turn_id)
             if live is not None:

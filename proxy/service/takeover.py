@@ -7,7 +7,7 @@ that it is unknown whether it was executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -44,21 +44,21 @@ class RestoredTurn(Struct, frozen=True):
 
 
 class TakeOver(Struct, frozen=True):
-    """Takes over turns for one worker. ``lease`` returns until when a lease taken now lasts."""
+    """Takes over turns for one worker. ``lease`` is the time in seconds that a lease lasts."""
 
     history: TurnRepository
     checkpoints: CheckpointRepository
     approvals: Approvals
     clock: Clock
     worker: str
-    lease: Callable[[float], float]
+    lease: float
     memory: LogMemory
 
     async def lost_turns(self, dead_workers: Sequence[str]) -> Sequence[TakenOver]:
         """Return turns of other workers that belong to this one from now on."""
         now = self.clock()
         return await self.checkpoints.take_over(
-            self.worker, now=now, lease_until=self.lease(now), dead_workers=dead_workers
+            self.worker, now=now, lease_until=now + self.lease, dead_workers=dead_workers
         )
 
     async def restore(self, taken: TakenOver, team: ServedTeam) -> RestoredTurn:

@@ -61,8 +61,9 @@ class TurnOpener:
             raise ShuttingDown
         teams = self._state.teams
         # Nearly every team is one of the files, and found without a coroutine.
-        found = teams.find_in_files(request.model) or await teams.find(request.caller, request.model)
-        team, is_side_model = found
+        team, is_side_model = teams.find_in_files(request.model) or await teams.find(
+            request.caller, request.model
+        )
         if request.is_side or is_side_model or has_side_request_text(request):
             self._turn_start.check_memory()
             return self._turn_start.start_side(request, team)

@@ -13,7 +13,6 @@ from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, continues_approvals, saved_turn
 from proxy.service.disconnect_rules import disconnect_rules
-from proxy.service.leases import Leases
 from proxy.service.policy import Policy
 from proxy.service.recording import StoredTurnContext, step_turn
 from proxy.service.runner import TurnRunner
@@ -42,7 +41,7 @@ class TurnStart:
         lives: LiveTurns,
         *,
         policy: Policy,
-        leases: Leases,
+        worker: str,
         checkpoints: CheckpointRepository | None,
         runner: TurnRunner,
         launcher: TurnLauncher,
@@ -52,7 +51,7 @@ class TurnStart:
         self._clock = clock
         self._lives = lives
         self._policy = policy
-        self._leases = leases
+        self._worker = worker
         self._checkpoints = checkpoints
         self._runner = runner
         self._launcher = launcher
@@ -110,8 +109,8 @@ class TurnStart:
             request,
             team,
             resolved,
-            worker=self._leases.worker,
-            lease_until=self._leases.until(now),
+            worker=self._worker,
+            lease_until=now + self._policy.lease,
             now=now,
             slot=slot,
         )

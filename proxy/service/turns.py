@@ -104,7 +104,7 @@ class TurnService:
             clock,
             worker.lives,
             policy=policy,
-            leases=worker.leases,
+            worker=worker.leases.worker,
             checkpoints=checkpoints,
             runner=worker.runner,
             launcher=worker.launcher,

@@ -89,7 +89,7 @@ class WorkerTurns:
         take_over: TakeOver | None = None
         if checkpoints is not None:
             take_over = TakeOver(
-                history, checkpoints, approvals, clock, worker, self.leases.until, self.lives.memory
+                history, checkpoints, approvals, clock, worker, policy.lease, self.lives.memory
             )
         self.orphaned = OrphanedTurns(state, history, clock, take_over=take_over, launcher=self.launcher)
 

@@ -328,7 +328,7 @@ class LiveTurn:
             self.close_relay()
         self._readers += (reader,)
         if not self.log.counted:
-            self._start_counting()
+            self.log.start_counting(self)
         if reader.is_observer:
             return
         self.clients += 1
@@ -346,7 +346,7 @@ class LiveTurn:
         if not reader.is_observer:
             self.clients -= 1
         if not self._is_registered and not self._readers and self.log.counted:
-            self._stop_counting()
+            self.log.stop_counting(self)
         if self.room is not None:
             self.wake_writer()
 
@@ -372,23 +372,13 @@ class LiveTurn:
         """Count the log in the memory of all logs, as while it is read, until ``unregister`` is called."""
         self._is_registered = True
         if not self.log.counted:
-            self._start_counting()
+            self.log.start_counting(self)
 
     def unregister(self) -> None:
         """Do not count the log any more, unless it is read."""
         self._is_registered = False
         if not self._readers and self.log.counted:
-            self._stop_counting()
-
-    def _start_counting(self) -> None:
-        log = self.log
-        log.memory.logs.add(self)
-        log.count()
-
-    def _stop_counting(self) -> None:
-        log = self.log
-        log.memory.logs.discard(self)
-        log.stop_counting()
+            self.log.stop_counting(self)
 
     @contextmanager
     def count(self, size: int) -> Iterator[None]:
@@ -408,7 +398,7 @@ class LiveTurn:
         if self._readers:
             self.trim()
         elif self.log.counted:
-            self._stop_counting()
+            self.log.stop_counting(self)
 
     def trim(self) -> None:
         """Drop the entries of an evicted log that every reader has sent."""

@@ -24,6 +24,7 @@ _RECORDED: frozenset[type[Event]] = frozenset(
     (ModelCalled, ToolStarted, ToolCompleted, ToolFailed, ContextCompacted, DelegateEvent)
 )
 """Most events are text, which has nothing to record."""
+_NO_USAGE = Usage()
 
 
 class Recorder:
@@ -36,12 +37,8 @@ class Recorder:
         self._open: dict[str, ToolStarted] = {}
         self._uses: dict[tuple[str, str], ModelUse] = {}
         """By agent and model, in the order of first use."""
-
-    @property
-    def usage(self) -> Usage:
+        self.usage = _NO_USAGE
         """Usage of all model calls so far, including failed ones."""
-        uses = list(self._uses.values())
-        return uses[0].usage if len(uses) == 1 else sum((use.usage for use in uses), Usage())
 
     @property
     def uses(self) -> list[ModelUse]:
@@ -90,7 +87,8 @@ class Recorder:
                 pass
 
     def _add_use(self, call: ModelCalled) -> None:
-        key, usage = (call.agent, call.model), call.usage or Usage()
+        key, usage = (call.agent, call.model), call.usage or _NO_USAGE
+        self.usage = self.usage + usage if self._uses else usage
         before = self._uses.get(key)
         if before is None:
             self._uses[key] = ModelUse(call.agent, call.model, 1, usage)

@@ -25,7 +25,7 @@ from proxy.events import (
     TextBatch,
     TextDelta,
 )
-from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
+from proxy.turns.log_memory import ENTRY_WEIGHT, CountedLog, LogMemory
 
 BATCH_SIZE = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
@@ -111,8 +111,8 @@ class TurnLog:
         start = index - self.dropped
         if start < 0:
             return None
-        if self.length - index <= 1 or (self.size <= BATCH_SIZE and self.length <= _BATCH_ENTRIES):
-            # Nearly always: the reader keeps up with the writer, or the whole log is less than a batch.
+        if (self.size <= BATCH_SIZE and self.length <= _BATCH_ENTRIES) or self.length - index <= 1:
+            # Nearly always: the whole log is less than a batch, or the reader keeps up with the writer.
             return self.entries[start:]
         return self.entries[start : self.batch_end(index) - self.dropped]
 
@@ -154,8 +154,13 @@ class TurnLog:
             # Exactly, because a log that can be cut does not grow any more.
             self.count(self.weight)
 
+    def start_counting(self, owner: CountedLog) -> None:
+        """Count the log in the memory of all logs, as one of ``owner``, until ``stop_counting`` is called."""
+        self.memory.logs.add(owner)
+        self.count()
+
     def count(self, counted: int | None = None) -> None:
-        """Count the log in the memory of all logs until ``stop_counting`` is called: its weight, rounded up."""
+        """Count these bytes in the memory of all logs, by default the weight of the log, rounded up."""
         if counted is None:
             weight = self.size + ENTRY_WEIGHT * self.length - self._dropped_weight
             counted = (weight // COUNTED_BYTES + 1) * COUNTED_BYTES
@@ -164,8 +169,9 @@ class TurnLog:
         # Last, because it can have the log cut.
         self.memory.add(change)
 
-    def stop_counting(self) -> None:
+    def stop_counting(self, owner: CountedLog) -> None:
         """Do not count the log any more."""
+        self.memory.logs.discard(owner)
         counted, self.counted, self._counted_until = self.counted, 0, _NEVER
         self.memory.add(-counted)
 
