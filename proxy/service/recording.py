@@ -80,12 +80,13 @@ def end_of(
     items = turn.items if outcome is not None else turn.items_so_far()
     text = visible_text(events) or "".join([text_of(item.message) for item in items if item.visible])
     events.append(closing)
-    pending: Sequence[str] = ()
-    finish_reason: FinishReason | None = None
+    pending: Sequence[str]
+    finish_reason: FinishReason | None
     if outcome is not None:
         has_answer, pending, finish_reason = True, outcome.pending, outcome.finish_reason
     else:
         has_answer = bool(text) and isinstance(closing, Cancelled) and closing.reason == "requested"
+        pending, finish_reason = (), None
     resolved, is_stored = context.resolved, context.request.is_stored
     is_history = has_answer or (turn.ran_tools and is_stored)
     fingerprint = digest = None

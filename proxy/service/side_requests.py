@@ -90,11 +90,14 @@ def has_side_request_text(request: TurnRequest) -> bool:
     messages, instructions = request.messages, request.system_messages
     if request.parent is not None or request.is_addition or request.in_background or not messages:
         return False
-    last, only_user = messages[-1], _only_user(messages)
-    if only_user is not None:
-        if _matches(only_user, _OF_ONLY_AND_LAST_USER if only_user is last else _OF_ONLY_USER):
+    last = messages[-1]
+    if type(last) is UserMessage:
+        # Nearly no text matches: whether there is another message counts only for those that do.
+        if _matches(last, _OF_ONLY_AND_LAST_USER) and (
+            _only_user(messages) is last or _matches(last, _OF_LAST_USER)
+        ):
             return True
-    elif isinstance(last, UserMessage) and _matches(last, _OF_LAST_USER):
+    elif (only_user := _only_user(messages)) is not None and _matches(only_user, _OF_ONLY_USER):
         return True
     return bool(instructions) and any(
         _matches(message, _OF_LAST_SYSTEM if message is last else _OF_SYSTEM) for message in instructions

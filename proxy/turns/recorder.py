@@ -62,9 +62,11 @@ class Recorder:
         """Record events and forward them."""
         if type(events) is not TextBatch:
             for event in events:
+                if type(event) not in _RECORDED:
+                    continue
                 if type(event) is ModelCalled:
                     self._add_use(event)
-                elif type(event) in _RECORDED:
+                else:
                     self._record(event)
         return self._sink.emit_batch(events)
 

@@ -52,3 +52,15 @@ def test_a_prompt_in_another_place_is_not_a_side_request(rule: Rule) -> None:
 
     assert not is_side_request(UserMessage(text), *behind[1:])
     assert is_side_request(SystemMessage(text), *behind) == (rule.place == "system")
+
+
+@pytest.mark.parametrize("rule", [one for one in RULES if "user" in one.place], ids=lambda rule: rule.client)
+def test_the_only_user_message_need_not_be_the_last_one_and_the_last_one_need_not_be_the_only_one(
+    rule: Rule,
+) -> None:
+    prompt, note = UserMessage(" ".join([rule.begins, *rule.holds])), SystemMessage("Be brief.")
+
+    assert is_side_request(prompt)
+    assert is_side_request(prompt, note) == (rule.place == "only-user")
+    assert is_side_request(UserMessage("Hi"), prompt) == (rule.place == "last-user")
+    assert not is_side_request(UserMessage("Hi"), prompt, note)
