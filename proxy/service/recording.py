@@ -74,18 +74,20 @@ def end_of(
     """Return the end to store. It is history if the turn has an answer, its tools ran, or it has text and was
     cancelled on request.
     """
-    status, error_code = _status_of(closing)
     log = live.entries
     events, times = [*map(_EVENT, log)], [*map(_TIME, log), now]
     items = turn.items if outcome is not None else turn.items_so_far()
     text = visible_text(events) or "".join([text_of(item.message) for item in items if item.visible])
     events.append(closing)
+    status: TurnStatus
     pending: Sequence[str]
     finish_reason: FinishReason | None
     if outcome is not None:
+        error_code, status = None, "completed"
         has_answer, pending, finish_reason = True, outcome.pending, outcome.finish_reason
     else:
-        has_answer = bool(text) and isinstance(closing, Cancelled) and closing.reason == "requested"
+        status, error_code = _status_of(closing)
+        has_answer = status == "cancelled" and error_code == "requested" and bool(text)
         pending, finish_reason = (), None
     resolved, is_stored = context.resolved, context.request.is_stored
     is_history = has_answer or (turn.ran_tools and is_stored)
