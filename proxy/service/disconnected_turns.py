@@ -33,8 +33,8 @@ END_TIMEOUT, END_INTERVAL = 5.0, 0.05
 """Seconds to wait for another worker to end a turn, and polling interval."""
 
 
-class _Watch(Struct, eq=False):
-    """A turn of this worker; ``live.watcher`` is this object."""
+class TurnWatch(Struct, eq=False):
+    """Applies the rules to a turn of this worker when its clients leave; ``live.watcher`` is this object."""
 
     owner: DisconnectedTurns
     live: LiveTurn
@@ -127,8 +127,8 @@ class DisconnectedTurns:
     clock: Clock
     interval: float
     """Polling interval in seconds."""
-    _left: set[_Watch] = field(default_factory=set)
-    _unwritten: set[_Watch] = field(default_factory=set)
+    _left: set[TurnWatch] = field(default_factory=set)
+    _unwritten: set[TurnWatch] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _watching: asyncio.Task[None] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -139,10 +139,6 @@ class DisconnectedTurns:
 
     def __len__(self) -> int:
         return len(self._left)
-
-    def watch(self, live: LiveTurn, turn: Turn, key: int, rules: DisconnectRules) -> None:
-        """Apply the rules to a turn of this worker when its clients leave."""
-        live.watcher = _Watch(self, live, turn, key, rules)
 
     def watch_remote(self, record: TurnRecord, live: LiveTurn, remote: RemoteTurns) -> None:
         """Inform the other workers of the readers here of a turn that runs in another worker."""
@@ -166,7 +162,7 @@ class DisconnectedTurns:
             live.watcher = _ReplayWatch(self, record.turn)
         self._start(self._write_end(record.turn, None), "answer that is read")
 
-    async def write_departure(self, watch: _Watch) -> None:
+    async def write_departure(self, watch: TurnWatch) -> None:
         """Write that the client of a turn left, if that is waiting to be written."""
         if watch not in self._unwritten or watch.left_at is None:
             return
@@ -199,7 +195,7 @@ class DisconnectedTurns:
         """Whether a running turn has started a tool with effects."""
         live = self.lives.get(record.id)
         watch = live.watcher if live is not None else None
-        return record.ran_effects or (isinstance(watch, _Watch) and watch.turn.ran_effects)
+        return record.ran_effects or (isinstance(watch, TurnWatch) and watch.turn.ran_effects)
 
     def finishes_without_client(self, record: TurnRecord) -> bool:
         """Whether the client of a running turn has left, none reads it, and the turn finishes nevertheless."""
@@ -236,7 +232,7 @@ class DisconnectedTurns:
 
     # --- callbacks of turns ---
 
-    def on_left(self, watch: _Watch, *, can_return: bool) -> None:
+    def on_left(self, watch: TurnWatch, *, can_return: bool) -> None:
         """Start to wait for a client."""
         if self._is_closing or not can_return:
             if not watch.rules.finishes(watch.turn):
@@ -252,7 +248,7 @@ class DisconnectedTurns:
         self._left.add(watch)
         self._write(watch)
 
-    def on_returned(self, watch: _Watch) -> None:
+    def on_returned(self, watch: TurnWatch) -> None:
         """Continue, because a client reads the turn again."""
         watch.live.resume()
         if watch.left_at is not None:
@@ -262,11 +258,11 @@ class DisconnectedTurns:
 
     def _is_left(self, live: LiveTurn) -> bool:
         watch = live.watcher
-        return isinstance(watch, _Watch) and watch.waits_from is not None and watch.rules.grace is not None
+        return isinstance(watch, TurnWatch) and watch.waits_from is not None and watch.rules.grace is not None
 
     # --- watching ---
 
-    def _write(self, watch: _Watch) -> None:
+    def _write(self, watch: TurnWatch) -> None:
         self._unwritten.add(watch)
         self._wake.set()
         if self._watching is None or self._watching.done():
@@ -301,7 +297,7 @@ class DisconnectedTurns:
             if watch.live.is_finished or not self._waits(watch, found):
                 self._left.discard(watch)
 
-    def _to_look_at(self, attendance: Mapping[int, Attendance] | None) -> Sequence[_Watch]:
+    def _to_look_at(self, attendance: Mapping[int, Attendance] | None) -> Sequence[TurnWatch]:
         """Return the turns to which the rules have to be applied: hundreds can wait, and few of them change."""
         is_known, self._attendance = attendance is not None and attendance == self._attendance, attendance
         if not is_known:
@@ -313,7 +309,7 @@ class DisconnectedTurns:
             if watch.rests_until <= now or watch.turn.ran_effects or watch.live.is_finished
         ]
 
-    async def _write_all(self, watches: Sequence[_Watch]) -> None:
+    async def _write_all(self, watches: Sequence[TurnWatch]) -> None:
         """Write who left turns, or returned to them. What was not written is written later.
 
         Raises:
@@ -333,7 +329,7 @@ class DisconnectedTurns:
             if isinstance(result, BaseException):
                 raise result
 
-    def _waits(self, watch: _Watch, attendance: Attendance | None) -> bool:
+    def _waits(self, watch: TurnWatch, attendance: Attendance | None) -> bool:
         """Apply the rules to a turn without local readers; return whether it still waits."""
         live, rules, turn = watch.live, watch.rules, watch.turn
         now = asyncio.get_running_loop().time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from proxy.service.disconnect_rules import DisconnectRules
-from proxy.service.disconnected_turns import DisconnectedTurns
+from proxy.service.disconnected_turns import DisconnectedTurns, TurnWatch
 from proxy.service.progress import ProgressStore, StoredTurn
 from proxy.service.recording import StoredTurnContext
 from proxy.service.remote_turns import RemoteTurns
@@ -41,7 +41,7 @@ class TurnLauncher(Struct, frozen=True):
         turn.progress = turn.compactions = StoredTurn(
             self.progress, begun.turn, begun.conversation, context.request.is_stored
         )
-        self.disconnected.watch(live, turn, begun.turn, rules)
+        live.watcher = TurnWatch(self.disconnected, live, turn, begun.turn, rules)
         if turn.begin is None:
             self.runner.start(live, team, turn, context, restored)
         else:

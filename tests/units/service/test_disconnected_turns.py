@@ -11,7 +11,7 @@ from proxy.errors import StoreUnavailable
 from proxy.events import Completed, Started
 from proxy.messages import Usage
 from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
-from proxy.service.disconnected_turns import DisconnectedTurns
+from proxy.service.disconnected_turns import DisconnectedTurns, TurnWatch
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import Attendance
@@ -91,7 +91,7 @@ async def start(
         tasks.append(live.task)
         live.emit(Started(new.id, "triage"))
         lives.add(live)
-        left.watch(live, turn, begun.turn, DisconnectRules(**rules))
+        live.watcher = TurnWatch(left, live, turn, begun.turn, DisconnectRules(**rules))
         return live, turn, begun.turn
 
     yield begin
