@@ -168,8 +168,10 @@ class TurnRunner:
         # One coroutine, because each between the task and the team is called again at every wake-up.
         recorder = _recorder(live, context, restored)
         outcome: TeamOutcome | None = None
-        timer: asyncio.TimerHandle | None = None
         closing: ClosingEvent
+        # Not ``asyncio.timeout``, which takes ten calls: the end of the limit is one more reason to stop.
+        limit = team.time_limit or self._time_limit
+        timer = asyncio.get_running_loop().call_later(limit, live.stop, "timed_out")
         try:
             if turn.resumed is None:
                 live.emit(
@@ -180,9 +182,6 @@ class TurnRunner:
                 recorder.close_open_calls("the worker ended before the tool did")
             if live.stop_reason is not None:
                 raise asyncio.CancelledError
-            # Not ``asyncio.timeout``, which takes ten calls: the end of the limit is one more reason to stop.
-            limit = team.time_limit or self._time_limit
-            timer = asyncio.get_running_loop().call_later(limit, live.stop, "timed_out")
             outcome = await team.answer(turn, recorder)
             closing = Completed(turn.agent, outcome.finish_reason, recorder.usage)
         except asyncio.CancelledError:
@@ -196,8 +195,7 @@ class TurnRunner:
             logger.exception("turn failed", extra={"turn_id": turn.id})
             closing = _failure(InternalTurnError(), turn, recorder)
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
             recorder.close_open_calls()
         live.seal()
         if turn.begin is not None:

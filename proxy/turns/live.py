@@ -345,7 +345,7 @@ class LiveTurn:
         self._readers = () if readers == (reader,) else tuple([one for one in readers if one is not reader])
         if not reader.is_observer:
             self.clients -= 1
-        if not self._is_registered and not self._readers and self.log.counted:
+        if not self._is_registered and not self._readers:
             self.log.stop_counting(self)
         if self.room is not None:
             self.wake_writer()
@@ -377,7 +377,7 @@ class LiveTurn:
     def unregister(self) -> None:
         """Do not count the log any more, unless it is read."""
         self._is_registered = False
-        if not self._readers and self.log.counted:
+        if not self._readers:
             self.log.stop_counting(self)
 
     @contextmanager
@@ -397,7 +397,7 @@ class LiveTurn:
         self._is_registered = False
         if self._readers:
             self.trim()
-        elif self.log.counted:
+        else:
             self.log.stop_counting(self)
 
     def trim(self) -> None:

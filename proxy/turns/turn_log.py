@@ -172,8 +172,8 @@ class TurnLog:
     def stop_counting(self, owner: CountedLog) -> None:
         """Do not count the log any more."""
         self.memory.logs.discard(owner)
-        counted, self.counted, self._counted_until = self.counted, 0, _NEVER
-        self.memory.add(-counted)
+        self.memory.add(-self.counted)
+        self.counted, self._counted_until = 0, _NEVER
 
 
 def _text_size(event: Event) -> int:
