@@ -9,7 +9,8 @@ from msgspec import Meta, Struct, ValidationError, convert
 from proxy.messages import Usage
 
 _LARGEST = 2**53 - 1
-_Count = Annotated[int, Meta(ge=0, le=_LARGEST)] | None
+_Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
+_Count = _Total | None
 
 
 class _PromptDetails(Struct):
@@ -32,17 +33,19 @@ class _Counts(Struct):
     completion_tokens_details: _CompletionDetails | None = None
 
 
+class ReportedUsage(_Counts):
+    """A ``usage`` object in its usual form: it has both totals, and all counts are integers >= 0."""
+
+    prompt_tokens: _Total
+    completion_tokens: _Total
+
+
 _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = _PromptDetails(), _CompletionDetails()
 
 
 def clean_usage(usage: object) -> Usage | None:
     """Return the numbers of a ``usage`` object as integers >= 0; None if it holds neither of the two totals."""
-    if not isinstance(usage, dict):
-        return None
-    try:
-        counts = convert(usage, _Counts)
-    except ValidationError:
-        counts = _valid_counts(usage)
+    counts = usage if type(usage) is ReportedUsage else _counts_of(usage)
     prompt, completion = counts.prompt_tokens, counts.completion_tokens
     if prompt is None and completion is None:
         return None
@@ -59,6 +62,15 @@ def clean_usage(usage: object) -> Usage | None:
         accepted_prediction=of_completion.accepted_prediction_tokens or 0,
         rejected_prediction=of_completion.rejected_prediction_tokens or 0,
     )
+
+
+def _counts_of(usage: object) -> _Counts:
+    if not isinstance(usage, dict):
+        return _Counts()
+    try:
+        return convert(usage, _Counts)
+    except ValidationError:
+        return _valid_counts(usage)
 
 
 def _valid_counts(usage: dict[str, object]) -> _Counts:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from proxy.errors import UpstreamProtocolError
+from proxy.providers.openai.chat_usage import ReportedUsage
 from proxy.providers.sanitize import clean
 
 STATE_MEMBERS: Final = ("reasoning_details", "extra_content", "thinking_blocks", "provider_specific_fields")
@@ -39,7 +40,7 @@ class CallDelta(Struct, gc=False):
 
 
 class ChunkDelta(Struct, gc=False):
-    """A delta, or a whole message."""
+    """A delta, or a whole message: the members that are read."""
 
     content: Any = None
     reasoning_content: Any = None
@@ -77,10 +78,51 @@ class Chunk(Struct, gc=False):
     """An event of another handoff-proxy (``wire.chat.extension_objects``)."""
 
 
-decode = msgspec.json.Decoder(Chunk).decode
-
-
 _CALLS: Final = ChunkDelta.__struct_fields__.index("tool_calls")
+
+
+class KnownFunction(FunctionDelta, forbid_unknown_fields=True):
+    """The ``function`` of a call without unknown members."""
+
+
+class KnownCall(CallDelta, forbid_unknown_fields=True):
+    """A piece of a call without unknown members."""
+
+    function: KnownFunction | None = None
+    type: Any = None
+    custom: Any = None
+
+
+class KnownDelta(ChunkDelta, forbid_unknown_fields=True):
+    """A delta or message without unknown members: it has those that are read, and the others of the API reference."""
+
+    tool_calls: list[KnownCall] | None = None  # type: ignore[assignment]
+    role: Any = None
+    name: Any = None
+    annotations: Any = None
+    audio: Any = None
+    images: Any = None
+    parsed: Any = None
+    prefix: Any = None
+
+
+class KnownChoice(ChunkChoice):
+    """A choice whose message has no unknown members."""
+
+    delta: KnownDelta | None = None
+    message: KnownDelta | None = None
+
+
+class KnownChunk(Chunk):
+    """A chunk, or a whole completion, whose message has no unknown members, and whose usage has the usual form."""
+
+    choices: list[KnownChoice] | None = None  # type: ignore[assignment]
+    usage: ReportedUsage | None = None
+
+
+decode = msgspec.json.Decoder(Chunk).decode
+decode_known = msgspec.json.Decoder(KnownChunk).decode
+"""Raises ``msgspec.ValidationError`` for a chunk with anything else."""
 
 
 def only_delta(chunk: Chunk) -> ChunkDelta | None:
@@ -92,13 +134,38 @@ def only_delta(chunk: Chunk) -> ChunkDelta | None:
     if not choices or len(choices) > 1:
         return None
     choice = choices[0]
-    return None if any(astuple(choice)[1:]) or any(astuple(chunk)[1:]) else choice.delta
+    # Compared one by one: ``any(astuple(…))`` takes several times as long.
+    has_more = (
+        choice.finish_reason
+        or choice.message
+        or choice.logprobs
+        or choice.index
+        or choice.usage
+        or choice.error
+        or chunk.usage
+        or chunk.error
+        or chunk.x_groq
+        or chunk.handoff
+    )
+    return None if has_more else choice.delta
 
 
 def only_text(delta: ChunkDelta) -> str:
     """Return the piece of ``content`` of a delta that has nothing else; empty if it has, or has no text."""
     text = delta.content
-    return text if type(text) is str and not any(astuple(delta)[1:]) else ""
+    has_more = (
+        type(text) is not str
+        or delta.reasoning_content
+        or delta.reasoning
+        or delta.refusal
+        or delta.reasoning_details
+        or delta.extra_content
+        or delta.thinking_blocks
+        or delta.provider_specific_fields
+        or delta.tool_calls
+        or delta.function_call
+    )
+    return "" if has_more else text
 
 
 def only_call(delta: ChunkDelta) -> CallDelta | None:

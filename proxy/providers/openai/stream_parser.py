@@ -30,6 +30,7 @@ from proxy.providers.openai.stream_chunk import (
     ChunkChoice,
     ChunkDelta,
     decode,
+    decode_known,
     decoded,
     is_piece,
     legacy_call,
@@ -77,6 +78,8 @@ class AnswerReader(Struct, kw_only=True, eq=False):
     """Whether the only text so far came in one chunk with a finish reason."""
     _has_only_whole: bool = True
     """Whether no text can have half of a surrogate pair: msgspec rejects it, and only ``repaired`` accepts it."""
+    _has_only_known: bool = True
+    """Whether no chunk can have unknown members: all were decoded with ``decode_known``."""
     _is_ordinary: bool = False
     """Whether the answer has begun, and has neither a finish reason nor unknown members so far."""
     _content: AnswerText = field(default_factory=AnswerText)
@@ -147,16 +150,15 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                 name, data = events[at]
                 at += 1
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
-                if name or not data.startswith(b"{"):  # pragma: no mutate
+                if name or data[:1] != b"{":  # pragma: no mutate
                     self._event(name, data, deltas)
                     if self.is_finished:
                         return deltas
                     continue
                 try:
-                    chunk = decode(data)
+                    chunk = decode_known(data) if self._has_only_known else decode(data)
                 except (ValueError, RecursionError):
-                    self._has_only_whole = False
-                    chunk = repaired(data)
+                    chunk = self._decode_unusual(data)
                 # Not mutated either: ``_chunk`` reads all of them with the same result.
                 delta = only_delta(chunk) if self._is_ordinary else None  # pragma: no mutate
                 text = only_text(delta) if delta is not None else ""
@@ -177,6 +179,15 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                 raise
             self.failure = failure
         return deltas
+
+    def _decode_unusual(self, data: bytes) -> Chunk:
+        """Decode a chunk that has unknown members, or that msgspec rejects."""
+        self._has_only_known = False
+        try:
+            return decode(data)
+        except (ValueError, RecursionError):
+            self._has_only_whole = False
+            return repaired(data)
 
     def _has_read_arguments(self, delta: ChunkDelta, deltas: list[ModelDelta]) -> bool:
         """Read a delta with a further piece of the arguments of a call; False if it has anything else."""
@@ -224,7 +235,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
             UpstreamFailed: It is not an answer, or an error with status 200.
         """
         deltas: list[ModelDelta] = []
-        self._has_only_whole = False
+        self._has_only_whole = self._has_only_known = False
         for chunk, data in whole_chunks(body):
             self._chunk(chunk, data, deltas)
         if not self._has_choice:
@@ -243,7 +254,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         if name == b"error":
             raise error_event(data)
         # An event with a name, or with blanks before its data; it is rare.
-        self._has_only_whole = False
+        self._has_only_whole = self._has_only_known = False
         self._chunk(decoded(data), data, deltas)
 
     def _chunk(self, chunk: Chunk, data: bytes, deltas: list[ModelDelta]) -> None:
@@ -276,7 +287,9 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         unknown: CallMembers = ()
         unknown_of_message: CallMembers = ()
         # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
-        if is_first or delta is None or self._unknown.has_any or not (delta.content or is_piece(delta)):
+        if not self._has_only_known and (
+            is_first or delta is None or self._unknown.has_any or not (delta.content or is_piece(delta))
+        ):
             unknown, unknown_of_message = self._unknown.read(data)
         # The first and the last delta have nothing that is read here.
         if delta is not None and any(astuple(delta)):

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from proxy.messages import CALL_STATE_MEMBERS, MESSAGE_STATE_MEMBERS, ProviderState
+from proxy.providers.openai.stream_chunk import KnownCall, KnownDelta, KnownFunction
 
 MAX_COLLECTED_BYTES = 4 * 1024 * 1024
 """Of the chunks of one answer that have unknown members."""
@@ -24,46 +25,9 @@ CallMembers = Sequence[Mapping[str, Any]]
 """Unknown members of some calls."""
 
 
-class _KnownFunction(Struct, forbid_unknown_fields=True):
-    name: Any = None
-    arguments: Any = None
-
-
-class _KnownCall(Struct, forbid_unknown_fields=True):
-    index: Any = None
-    id: Any = None
-    type: Any = None
-    function: _KnownFunction | None = None
-    custom: Any = None
-    extra_content: Any = None
-    provider_specific_fields: Any = None
-
-
-class _KnownMessage(Struct, forbid_unknown_fields=True):
-    """The members of the API reference, those of visible reasoning, and known provider state."""
-
-    role: Any = None
-    content: Any = None
-    name: Any = None
-    refusal: Any = None
-    annotations: Any = None
-    audio: Any = None
-    images: Any = None
-    parsed: Any = None
-    prefix: Any = None
-    tool_calls: list[_KnownCall] | None = None
-    function_call: Any = None
-    reasoning: Any = None
-    reasoning_content: Any = None
-    reasoning_details: Any = None
-    thinking_blocks: Any = None
-    extra_content: Any = None
-    provider_specific_fields: Any = None
-
-
 class _KnownChoice(Struct):
-    delta: _KnownMessage | None = None
-    message: _KnownMessage | None = None
+    delta: KnownDelta | None = None
+    message: KnownDelta | None = None
 
 
 class _KnownChunk(Struct):
@@ -80,9 +44,9 @@ class _Chunk(Struct):
     choices: list[_Choice] | None = None
 
 
-_KNOWN = frozenset(_KnownMessage.__struct_fields__)
-_KNOWN_OF_CALL = frozenset(_KnownCall.__struct_fields__)
-_KNOWN_OF_FUNCTION = frozenset(_KnownFunction.__struct_fields__)
+_KNOWN = frozenset(KnownDelta.__struct_fields__)
+_KNOWN_OF_CALL = frozenset(KnownCall.__struct_fields__)
+_KNOWN_OF_FUNCTION = frozenset(KnownFunction.__struct_fields__)
 _decode_known = msgspec.json.Decoder(_KnownChunk).decode
 _decode = msgspec.json.Decoder(_Chunk).decode
 

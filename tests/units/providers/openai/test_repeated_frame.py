@@ -16,7 +16,14 @@ from proxy.errors import UpstreamFailed
 from proxy.events import TextDelta
 from proxy.providers.model import ModelDelta
 from proxy.providers.openai.repeated_frame import MAX_REPEATED, RepeatedData, RepeatedFrame
-from proxy.providers.openai.stream_chunk import decoded, only_delta, only_text
+from proxy.providers.openai.stream_chunk import (
+    Chunk,
+    ChunkChoice,
+    ChunkDelta,
+    decoded,
+    only_delta,
+    only_text,
+)
 from proxy.providers.openai.stream_parser import AnswerReader
 
 Change = Callable[[dict[str, Any]], object]
@@ -158,6 +165,21 @@ def test_only_a_piece_of_text_is_repeated(change: Change, expected: bool) -> Non
     delta = only_delta(decoded(packed(value)))
 
     assert (only_text(delta) if delta is not None else "") == (" word" if expected else "")
+
+
+def test_a_chunk_with_any_further_member_has_more_than_text() -> None:
+    without_meaning = {"choices", "delta", "content"}
+
+    for name in {*Chunk.__struct_fields__, *ChunkChoice.__struct_fields__} - without_meaning:
+        value = chunk()
+        (value if name in Chunk.__struct_fields__ else value["choices"][0])[name] = {"content": "x"}
+        assert only_delta(decoded(packed(value))) is None, name
+    for name in {*ChunkDelta.__struct_fields__} - without_meaning:
+        value = chunk()
+        value["choices"][0]["delta"][name] = [{}]
+        delta = only_delta(decoded(packed(value)))
+        assert delta is not None, name
+        assert only_text(delta) == "", name
 
 
 # --- the reader ---

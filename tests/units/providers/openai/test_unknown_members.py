@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.messages import ProviderState
+from proxy.messages import ProviderState, Usage
 from proxy.providers.model import Finished
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.openai.unknown_members import MAX_COLLECTED_BYTES, UnknownMembers, without_unknown
@@ -77,6 +77,39 @@ def test_members_next_to_text_are_collected_if_the_first_chunk_has_some() -> Non
     state = state_of({"content": "a", "vendor": "x"}, {"content": "b", "vendor": "y"})
 
     assert state == ProviderState("host model", {"vendor": "xy"})
+
+
+def test_members_behind_the_text_are_collected_without_those_next_to_it() -> None:
+    state = state_of({"content": "a"}, {"content": "b", "vendor": "x"}, {"vendor": "y"})
+
+    assert state == ProviderState("host model", {"vendor": "y"})
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        pytest.param({"prompt_tokens": 3, "completion_tokens": 2}, id="usual"),
+        pytest.param({"prompt_tokens": 3.0, "completion_tokens": 2, "total_tokens": "?"}, id="unusual"),
+        pytest.param({"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.1}, id="with another member"),
+    ],
+)
+def test_usage_is_read_with_and_without_unknown_members(usage: dict[str, Any]) -> None:
+    found = []
+    for members in ({}, {"vendor": "x"}):
+        reader = AnswerReader(max_answer_bytes=1000, provider="host model")
+        frames: list[dict[str, Any]] = [
+            {"choices": [{"delta": {"content": "a", **members}}]},
+            {"choices": [], "usage": usage},
+            {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": {}},
+        ]
+        body = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames)
+        found.append(reader.feed(f"{body}data: [DONE]\n\n".encode())[-1])
+
+    assert found == [
+        Finished("stop", Usage(3, 2)),
+        Finished("stop", Usage(3, 2), state=ProviderState("host model", {"vendor": "x"})),
+    ]
 
 
 def test_members_of_a_whole_message_are_collected_once() -> None:
