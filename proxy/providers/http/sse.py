@@ -7,14 +7,16 @@ fields are skipped, a blank line ends an event. Only ``event`` and ``data`` are 
 
 from __future__ import annotations
 
-from itertools import repeat
-
 from msgspec import Struct
 
-Event = tuple[bytes, bytes]
-"""Name (empty for an ordinary event) and data. Data is not decoded, so a character may not be cut by a split."""
+Events = tuple[list[bytes], list[bytes]]
+"""The names and the data of some events: a name for each event, empty for an ordinary one, or no names if all are such.
+
+Data is not decoded, so a character may not be cut by a split.
+"""
 
 _BOM = b"\xef\xbb\xbf"
+_STARTS_OF_MARK = (b"", _BOM[:1])
 _CR, _LF = b"\r\n"
 """As numbers: a search for one is several times as fast as for a ``bytes`` object of length 1."""
 
@@ -39,12 +41,12 @@ class EventReader(Struct):
         is_within = self._tail or self._data or self._name or self._ended_with_cr
         return not (is_within or self._is_at_start or self.is_over_limit)
 
-    def feed(self, received: bytes) -> list[Event]:
+    def feed(self, received: bytes) -> Events:
         """Return the events that these bytes complete, in order."""
         if self.is_over_limit:
-            return []
+            return [], []
         if self._is_at_start:
-            if self._tail or received[:1] in (b"", _BOM[:1]):
+            if self._tail or received[:1] in _STARTS_OF_MARK:
                 received = self._without_mark(received)
             else:
                 self._is_at_start = False
@@ -58,12 +60,12 @@ class EventReader(Struct):
         if self._tail:
             if _LF not in received:
                 self._keep(received)
-                return []
+                return [], []
             received = bytes(self._tail) + received
             self._tail.clear()
         return self._events(received)
 
-    def end(self) -> list[Event]:
+    def end(self) -> Events:
         """Return what the stream held when it ended: at most one event that no blank line closed.
 
         The standard drops such an event; some providers forget the last line ends.
@@ -71,31 +73,33 @@ class EventReader(Struct):
         self._ended_with_cr = False
         line = bytes(self._tail)
         self._tail.clear()
-        events: list[Event] = []
+        events: Events = [], []
         self._lines([line, b""], events)
         return events
 
-    def _events(self, received: bytes) -> list[Event]:
+    def _events(self, received: bytes) -> Events:
         """Read what holds at least one line end, and keep the line that has none."""
-        events: list[Event] = []
+        events: Events = [], []
         end = received.rfind(b"\n\n") + 2
         is_between = not (self._data or self._name)
-        if received.startswith(b"data: ") and is_between and 1 < end <= self.max_line_bytes:
+        if is_between and received[:6] == b"data: " and 1 < end <= self.max_line_bytes:
             # Nearly every event is one line of data and a blank one; then the split alone does the work.
             payloads = received[6 : end - 2].split(b"\n\ndata: ")
             # Not mutated: without this shortcut the lines are read one by one, with the same result.
             if _LF not in b"".join(payloads):  # pragma: no mutate
-                events = [*zip(repeat(b""), payloads, strict=False)]
                 if end == len(received):
-                    return events
+                    return [], payloads
+                events = [b""] * len(payloads), payloads
                 received = received[end:]
         lines = received.split(b"\n")
         unfinished = lines.pop()
         self._lines(lines, events)
         self._keep(unfinished)
-        return events
+        names, payloads = events
+        return names if any(names) else [], payloads
 
-    def _lines(self, lines: list[bytes], events: list[Event]) -> None:
+    def _lines(self, lines: list[bytes], events: Events) -> None:
+        names, payloads = events
         data = self._data
         for line in lines:
             if len(line) > self.max_line_bytes:
@@ -105,7 +109,8 @@ class EventReader(Struct):
             if line:
                 self._field(line)
             elif data:
-                events.append((self._name, data[0] if len(data) == 1 else b"\n".join(data)))
+                names.append(self._name)
+                payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
                 self._further_bytes = 0
                 self._name = b""

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from proxy.providers.http.sse import Event
 from proxy.providers.openai.repeated_frame import RepeatedData, RepeatedFrame
 
 _SEARCHES = 8
 """Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
-_MOST_COMPARED = 64
+MOST_COMPARED = 64
 """Events behind a text that are compared with its frame at once: each comparison copies them."""
 
 
@@ -47,20 +46,19 @@ class FrameSearch(Struct):
             self._frame = RepeatedFrame(name, self._data)
         return self._frame
 
-    def texts_behind(self, data: bytes, events: Sequence[Event], at: int) -> list[str]:
-        """Return the texts of the events from ``at`` on that differ from the one before in their text only.
+    def texts_behind(self, data: bytes, following: Sequence[bytes]) -> list[str]:
+        """Return the texts of the first events that differ from the one before in their text only.
 
-        ``data`` is that of the event before, which has no name, and a text and nothing else.
+        ``data`` is that of the event before, which has a text and nothing else, and ``following`` the data of at most
+        ``MOST_COMPARED`` events behind it. None of them has a name.
         """
-        # The usual short answer: one text and the end, which has no such member. There is nothing to compare.
-        if at < len(events) and self.key not in events[at][1]:
-            return []
-        following = events[at : at + _MOST_COMPARED]
-        names, lines = zip(*following, strict=True) if following else ((), ())
-        if not lines or any(names):
+        if not following:
             self.search(data)
             return []
-        texts = self._data.leading_texts(lines) if self._data is not None else []
+        # The usual short answer: one text and the end, which has no such member. There is nothing to compare.
+        if following[0].find(self.key) < 0:
+            return []
+        texts = self._data.leading_texts(following) if self._data is not None else []
         if not texts and (found := self.search(data)) is not None:
-            texts = found.leading_texts(lines)
+            texts = found.leading_texts(following)
         return texts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from msgspec import Struct
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
 from proxy.messages import FinishReason, ProviderState, Usage
-from proxy.providers.http.sse import EventReader
+from proxy.providers.http.sse import EventReader, Events
 from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.frame_search import FrameSearch
@@ -147,10 +148,11 @@ class ResponsesReader:
         self._terminal(response, deltas)
         return deltas
 
-    def _read(self, events: list[tuple[bytes, bytes]]) -> list[ModelDelta]:
+    def _read(self, events: Events) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
+        names, payloads = events
         try:
-            for name, data in events:
+            for name, data in zip(names or repeat(b""), payloads, strict=False):
                 data = data.strip()
                 if not data or data == b"[DONE]":
                     continue

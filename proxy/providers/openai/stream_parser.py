@@ -20,7 +20,7 @@ from proxy.providers.openai.answer_text import AnswerText, TextMember
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_of, finish_reason
-from proxy.providers.openai.frame_search import FrameSearch
+from proxy.providers.openai.frame_search import MOST_COMPARED, FrameSearch
 from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.stream_chunk import (
@@ -143,11 +143,12 @@ class AnswerReader(Struct, kw_only=True, eq=False):
 
     def _parse(self, received: bytes) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
-        events = self._events.feed(received)
-        count, at = len(events), 0
+        names, payloads = self._events.feed(received)
+        count, at = len(payloads), 0
         try:
             while at < count:
-                name, data = events[at]
+                data = payloads[at]
+                name = names[at] if names else b""
                 at += 1
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
                 if name or data[:1] != b"{":  # pragma: no mutate
@@ -168,7 +169,9 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                     continue
                 self._add_text(text, None, deltas)
                 if self._content.is_plain and self._has_only_whole:
-                    at += self._add_repeated(self._search.texts_behind(data, events, at), deltas)
+                    # Between events with names, nothing is compared.
+                    following = [] if names else payloads[at : at + MOST_COMPARED]
+                    at += self._add_repeated(self._search.texts_behind(data, following), deltas)
             if self._events.is_over_limit:
                 raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
@@ -216,7 +219,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         """
         deltas: list[ModelDelta] = []
         try:
-            for name, data in self._events.end():
+            for name, data in zip(*self._events.end(), strict=True):
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
             # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
