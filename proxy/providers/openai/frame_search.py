@@ -61,4 +61,6 @@ class FrameSearch(Struct):
         texts = self._data.leading_texts(following) if self._data is not None else []
         if not texts and (found := self.search(data)) is not None:
             texts = found.leading_texts(following)
+        if texts:
+            self._left = _SEARCHES
         return texts

@@ -65,8 +65,12 @@ class RepeatedData(Struct, frozen=True):
 
     def encoded(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
         """Return the texts of these lines as they are there; None if a line has anything else."""
-        values = self._values(lines)
         first, last = self.parts[0], self.parts[-1]
+        # Not mutated: without this shortcut the texts are found as other values are, with the same result.
+        if len(self.parts) == 2:  # pragma: no mutate
+            texts = [*map(itemgetter(slice(len(first), -len(last))), lines)]
+            return texts if first + (last + first).join(texts) + last == b"".join(lines) else None
+        values = self._values(lines)
         if first + (last + first).join(self._inner(values)) + last != b"".join(lines):
             return None
         return self._texts_of(values)
@@ -76,11 +80,21 @@ class RepeatedData(Struct, frozen=True):
         first, last = self.parts[0], self.parts[-1]
         if not lines[0].startswith(first):
             return []
+        # Behind the texts of a whole answer there is its end. One comparison of all texts costs less than one for each.
+        count = len(lines)
+        while count and not lines[count - 1].endswith(last):
+            count -= 1
+        encoded = self.encoded(lines[:count]) if count else None
+        if encoded is None:
+            encoded = self._leading(lines)
+        return (plain_texts(encoded) or leading_plain_texts(encoded)) if encoded else []
+
+    def _leading(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
+        first, last = self.parts[0], self.parts[-1]
         values = self._values(lines)
         expected = map(b"".join, zip(repeat(first), self._inner(values), repeat(last)))
         count = [*map(eq, lines, expected), False].index(False)
-        encoded = self._texts_of([found[:count] for found in values]) if count else None
-        return (plain_texts(encoded) or leading_plain_texts(encoded)) if encoded else []
+        return self._texts_of([found[:count] for found in values]) if count else None
 
     def _values(self, lines: Iterable[bytes]) -> list[Sequence[bytes]]:
         """Return what is between the parts, one list for each place; anything if a line has other bytes."""

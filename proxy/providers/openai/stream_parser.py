@@ -171,7 +171,8 @@ class AnswerReader(Struct, kw_only=True, eq=False):
                 if self._content.is_plain and self._has_only_whole:
                     # Between events with names, nothing is compared.
                     following = [] if names else payloads[at : at + MOST_COMPARED]
-                    at += self._add_repeated(self._search.texts_behind(data, following), deltas)
+                    if texts := self._search.texts_behind(data, following):
+                        at += self._add_repeated(texts, deltas)
             if self._events.is_over_limit:
                 raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
@@ -205,9 +206,11 @@ class AnswerReader(Struct, kw_only=True, eq=False):
 
     def _add_repeated(self, texts: Sequence[str], deltas: list[ModelDelta]) -> int:
         """Add the texts of the next events, and return their number; 0 if the answer is too long with them."""
-        if not texts or self._size + sum(map(len, texts)) > self.max_answer_bytes:
+        size = self._size + sum(map(len, texts))
+        if size > self.max_answer_bytes:
             return 0
-        self.add_texts(texts)
+        self._size = size
+        self._content.pieces += texts
         deltas.extend(map(TextDelta, texts))
         return len(texts)
 
