@@ -103,19 +103,23 @@ class AttemptingModel:
 class _Attempts:
     """One call, with all its attempts."""
 
+    _block: AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]
+    """The block of the model that answers; it is left when this one is."""
+    _batches: AsyncIterator[Sequence[ModelDelta]]
+    _first: Sequence[ModelDelta] | None
+    """The first batch, until it is read."""
+    _answering: tuple[Candidate, int]
+    """The model that answers, and the number of its attempt."""
+    _fallback: str | None
+    """The name of the model that answers, when it is not the first."""
+    _price: Price | None
+
     def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy, request: ModelRequest) -> None:
         self._candidates = candidates
         self._policy = policy
         self._request = request
-        self._block: AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]
-        """The block of the model that answers; it is left when this one is."""
-        self._batches: AsyncIterator[Sequence[ModelDelta]]
-        self._first: Sequence[ModelDelta] | None = None
-        self._answering: tuple[Candidate, int]
-        """The model that answers, and the number of its attempt."""
-        self._fallback: str | None = None
-        """The name of the model that answers, when it is not the first."""
-        self._price: Price | None = None
+        self._fallback = None
+        self._is_traced = is_traced()
 
     def __aenter__(self) -> Coroutine[Any, Any, AsyncIterator[Sequence[ModelDelta]]]:
         # Plain function: a model without fallbacks needs no coroutine in between.
@@ -189,14 +193,15 @@ class _Attempts:
                 self._report(candidate, open_circuit, attempt)
                 # The failure before is more specific than the open circuit breaker.
                 raise earlier or open_circuit from None
-            began = asyncio.get_running_loop().time() if is_traced() else None
+            began = asyncio.get_running_loop().time() if self._is_traced else None
             try:
                 block = candidate.model.stream(request)
                 batches = await block.__aenter__()
                 try:
-                    first = await anext(batches, None)
-                    if first is None:
-                        raise UpstreamIncomplete("incomplete")
+                    try:
+                        first = await anext(batches)
+                    except StopAsyncIteration:
+                        raise UpstreamIncomplete("incomplete") from None
                 except BaseException as error:
                     await block.__aexit__(type(error), error, error.__traceback__)
                     raise
@@ -238,7 +243,7 @@ class _Attempts:
         outcome = failure.label if failure is not None else "ok"
         if self._policy.observe is not None:
             self._policy.observe(candidate.model.name, outcome, attempt)
-        if is_traced():
+        if self._is_traced:
             record_attempt(candidate.host, candidate.address, attempt, failure.label if failure else None)
         if failure is None:
             return

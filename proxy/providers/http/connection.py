@@ -8,7 +8,7 @@ response that is read as it arrives. Redirects, content encodings and cookies ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -30,6 +30,7 @@ class Response:
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
+        """0 until the head of the response is there."""
         self.fields: dict[bytes, bytes] = {}
         """Headers by lower-case name; of a name that comes twice, the first counts."""
         self.is_complete = False
@@ -42,8 +43,7 @@ class Response:
         self.on_header = self._received.setdefault
         """Called by the parser with name and value of each header. Providers send many, most of which are not used."""
         self._parsed_bytes = 0
-        """Bytes of the network since the last piece of the body."""
-        self._has_head = False
+        """Bytes of the network since the last piece of the body, those that are being parsed included."""
         self._is_framed = False
         """Whether the head says where the body ends."""
         self._body: list[bytes] = []
@@ -71,13 +71,17 @@ class Response:
         """The decoded headers."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()}
 
-    def head(self) -> Awaitable[None]:
-        """Wait for status and headers; to be called once, before they can have come.
+    def news(self) -> asyncio.Future[None]:
+        """Wait for status and headers; after these, for a part of the body or the end.
 
         Raises:
-            ConnectionBroken: They never came.
+            ConnectionBroken: They will not come.
         """
-        return self._news()
+        # Plain function: a coroutine would be one more frame of each waiting stream.
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def forget_headers(self) -> None:
         """Free the headers, of which providers send some kilobytes, before the body is waited for."""
@@ -94,7 +98,7 @@ class Response:
         while not self._body:
             if self.is_complete:
                 return b""
-            await self._news()
+            await self.news()
         return self.read_now()
 
     def read_now(self) -> bytes:
@@ -117,12 +121,12 @@ class Response:
             ConnectionBroken: It does not come.
         """
         while not self.is_complete:
-            await self._news()
+            await self.news()
 
     @property
     def has_begun(self) -> bool:
         """Whether a part of the answer came, if only of its first line."""
-        return self._has_head or self._parsed_bytes > 0
+        return bool(self.status) or self._parsed_bytes > 0
 
     def fail(self, failure: Exception) -> None:
         """Let the reader have this, behind what came before; an answer that is complete stays so."""
@@ -141,19 +145,12 @@ class Response:
         # It refers to this object: as a cycle, both would wait for the garbage collector.
         self._parser = None
 
-    def _news(self) -> asyncio.Future[None]:
-        # Plain function: a coroutine would be one more frame of each waiting stream.
-        if self._failure is not None:
-            raise self._failure
-        self._waiter = self._loop.create_future()
-        return self._waiter
-
     def _wake(self) -> None:
         if self.on_news is not None:
             self.on_news()
         elif self._waiter is not None and not self._waiter.done():
-            # ``head`` does not look at it again; what reads the body does, after what came before the failure.
-            if self._failure is not None and not self._has_head:
+            # Who waits for the head does not look at it again; what reads the body does, after what came before.
+            if self._failure is not None and not self.status:
                 self._waiter.set_exception(self._failure)
             else:
                 self._waiter.set_result(None)
@@ -167,20 +164,20 @@ class Response:
             return
         body = self._body
         before = len(body)
+        size = len(data)
+        self._parsed_bytes += size
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             self._break()
         if body:
             self._parsed_bytes = 0
-            self._unread += len(data)
+            self._unread += size
             if self._unread > HIGH_WATER and not self._is_held_back:
                 self._is_held_back = True
                 self._connection.hold_back()
-        else:
-            self._parsed_bytes += len(data)
-            if self._parsed_bytes > _HEAD_BYTES:
-                self._break()
+        elif self._parsed_bytes > _HEAD_BYTES:
+            self._break()
         if (on_news := self.on_news) is not None:
             if self.observes_chunks:
                 pieces = body[before:]
@@ -188,12 +185,12 @@ class Response:
                     [b"%b%b\r\n" % (size_lines[len(piece)], piece) for piece in pieces]
                 )
             on_news()
-        elif self._has_head and (waiter := self._waiter) is not None and not waiter.done():
+        elif self.status and (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""
-        if self._has_head and not self._is_framed:
+        if self.status and not self._is_framed:
             self.is_complete = self.is_over = True
             self._wake()
         else:
@@ -215,9 +212,10 @@ class Response:
         parser, received = self._parser, self._received
         assert parser is not None
         status = parser.get_status_code()
-        if status >= 200 and not self._has_head:
+        if status >= 200 and not self.status:
             names, values = b"\n".join(received).lower(), received.values()
-            if len(names) + sum(map(len, values)) > _HEAD_BYTES:
+            # Counted only if the head can be so long: the bytes include those of the body in the same read.
+            if self._parsed_bytes > _HEAD_BYTES and len(names) + sum(map(len, values)) > _HEAD_BYTES:
                 raise ConnectionBroken
             # Backwards, so that the first of a name remains.
             self.fields = fields = dict(zip(reversed(names.split(b"\n")), reversed(values), strict=False))
@@ -226,12 +224,11 @@ class Response:
                 self._can_be_followed or b"content-length" in fields or b"transfer-encoding" in fields
             )
             self.status = status
-            self._has_head = True
         received.clear()
 
     def on_message_complete(self) -> None:
         """Take the end of a response."""
-        if self._has_head and not self.is_complete:
+        if self.status and not self.is_complete:
             self.is_complete = self.is_over = True
 
 

@@ -137,7 +137,7 @@ class HttpSession(Owner):
                 connection = await self._open(place, connect)
             response = connection.ask(request)
             try:
-                await response.head()
+                await response.news()
                 return response
             except TRANSPORT_ERRORS:
                 response.release()

@@ -70,27 +70,29 @@ class AnsweringModel(Protocol):
 class ProviderAnswer:
     """One call: sends the request when its block is entered, and releases the connection when it is left."""
 
+    _response: Response | None
+    _reader: AnswerReader | ResponsesReader
+    _is_whole: bool
+    _start: bytes | None
+    """The first bytes of the body, read to distinguish JSON from an event stream."""
+    _has_received: bool
+    _first_deadline: float
+    _reason_deadline: float | None
+    _may_continue: bool
+    """Whether the deadline is for a reader whose answer may continue."""
+    _sender: asyncio.Task[object] | None
+    """The task that waits for the head of the response."""
+    _defers_form: bool
+
     def __init__(self, model: AnsweringModel, request: ModelRequest, limits: ModelLimits) -> None:
         self._model = model
         self._request = request
         self._limits = limits
-        self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(model.alarm_clock, self._give_up)
-        self._response: Response | None = None
-        self._is_whole = False
-        self._start: bytes | None = None
-        """The first bytes of the body, read to distinguish JSON from an event stream."""
-        self._reason_deadline: float | None = None
-        self._may_continue = False
-        """Whether the deadline is for a reader whose answer may continue."""
-        self._has_received = False
-        self._sender: asyncio.Task[object] | None = None
-        """The task that waits for the head of the response."""
         self._is_late = False
-        """Whether it was cancelled, because the head did not arrive in time."""
+        """Whether the task was cancelled, because the head did not arrive in time."""
         self._ignored: tuple[str, ...] = ()
-        self._defers_form = False
         self._usage_before: Usage | None = None
         """Of the call with tools, before the one with ``response_format``."""
         self._ahead: Sequence[ModelDelta] = ()
@@ -141,7 +143,7 @@ class ProviderAnswer:
     async def _open(self, request: ModelRequest) -> ProviderAnswer:
         """Send the request, and check the head of the response."""
         self._first_deadline = self._loop.time() + self._limits.first_token
-        task = self._sender = asyncio.current_task()
+        task = self._sender = asyncio.current_task(self._loop)
         assert task is not None
         cancellations = task.cancelling()
         self._alarm.set(self._first_deadline)
@@ -175,18 +177,18 @@ class ProviderAnswer:
             max_answer_bytes=self._limits.answer_bytes,
             max_line_bytes=self._limits.line_bytes,
         )
-        self._is_whole = self._has_received = False
+        self._is_whole = self._has_received = self._may_continue = False
         self._start = self._reason_deadline = None
         if accepted.ignored:
             self._ignored = tuple(dict.fromkeys((*self._ignored, *accepted.ignored)))
         self._defers_form = accepted.defers_form
-        encoding = response.fields.get(b"content-encoding", b"identity")
-        kind = response.fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        encoding = response.fields.get(b"content-encoding")
+        kind = response.fields.get(b"content-type", b"").lower()
         response.forget_headers()
-        if encoding.lower() != b"identity":
+        if encoding is not None and encoding.lower() != b"identity":
             response.release()
             raise UpstreamProtocolError("protocol")
-        if kind == b"text/html":
+        if kind.startswith(b"text/html") and kind.partition(b";")[0].strip() == b"text/html":
             # The page of a gateway whose provider is gone.
             response.release()
             raise UpstreamFailed("status_5xx", is_retryable=True)

@@ -405,7 +405,7 @@ async def test_a_head_is_limited_even_if_a_body_follows_at_once(field: bytes) ->
     )
 
     with pytest.raises(ConnectionBroken):
-        await response.head()
+        await response.news()
     assert transport.is_aborted
 
 
