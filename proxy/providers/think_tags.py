@@ -29,8 +29,10 @@ class ThinkTagSplitter:
     @staticmethod
     def is_unopened(text: str) -> bool:
         """Whether a text begins with reasoning and a closing tag on a separate line, as chat templates leave it."""
-        before, mark, behind = text.partition(_CLOSING)
-        return bool(mark) and _OPENING not in before and behind[:1] in ("", "\n") and before.endswith("\n")
+        if _CLOSING not in text:
+            return False
+        before, _, behind = text.partition(_CLOSING)
+        return _OPENING not in before and behind[:1] in ("", "\n") and before.endswith("\n")
 
     @property
     def is_plain(self) -> bool:

@@ -33,7 +33,7 @@ from proxy.providers.openai.provider_state import (
     without_unknown_state,
 )
 from proxy.providers.openai.rejection import Rejection, is_named_once, rejection_of
-from proxy.providers.openai.request import Outgoing, body_of, secrets_of
+from proxy.providers.openai.request import BodyDefaults, Outgoing, body_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
@@ -60,6 +60,7 @@ class OpenAIWireModel:
             ConfigurationError: The key or a header has characters that cannot be sent.
         """
         self._definition = definition
+        self._defaults = BodyDefaults.of(definition)
         self.name = definition.model
         """The model's name at its provider."""
         self._session = session
@@ -312,6 +313,6 @@ class OpenAIWireModel:
             if Reshaping.NO_UNKNOWN_STATE in adaptations:
                 request = without_unknown_state(request)
         try:
-            return make_body(self._definition, request, provider=self.provider, adaptations=adaptations)
+            return make_body(self._defaults, request, provider=self.provider, adaptations=adaptations)
         except (ValueError, TypeError):
             raise UpstreamBadRequest from None

@@ -28,6 +28,21 @@ _NOT_OF_THE_BODY = (
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
+class BodyDefaults(msgspec.Struct, frozen=True):
+    """What the definition of a model sets in each request. Reading it from the definition would take longer: classes of
+    pydantic have a slow access to their attributes.
+    """
+
+    model: str
+    parameters: Mapping[str, Any] = {}
+    extra_body: Mapping[str, Any] = {}
+
+    @classmethod
+    def of(cls, definition: OpenAIModel) -> BodyDefaults:
+        """Return those of a definition."""
+        return cls(definition.model, definition.parameters, definition.extra_body)
+
+
 class Outgoing(msgspec.Struct, frozen=True):
     """A body as it is sent. ``ignored`` are parameters, as callers name them, that it does not have therefore."""
 
@@ -38,7 +53,7 @@ class Outgoing(msgspec.Struct, frozen=True):
 
 
 def body_of(
-    definition: OpenAIModel,
+    defaults: BodyDefaults,
     request: ModelRequest,
     *,
     provider: str = "",
@@ -46,21 +61,21 @@ def body_of(
 ) -> Outgoing:
     """Return the body of a streamed request, with ``adaptations`` to what the provider rejects.
 
-    Only provider state of ``provider`` is sent. The parameters of the request win over those of the definition, and
+    Only provider state of ``provider`` is sent. The parameters of the request win over those of the model, and
     ``extra_body`` over both.
 
     Raises:
         ValueError: A value has no JSON form (half of a surrogate pair).
         TypeError: As above, for a value of another type in the definition.
     """
-    body: dict[str, Any] = dict(definition.parameters)
+    body: dict[str, Any] = dict(defaults.parameters)
     for name, value in msgspec.to_builtins(request.parameters).items():
         body.pop(TWINS.get(name, name), None)
         body[name] = value
     body["stream_options"] = {"include_usage": True}
     ignored = omit_fields(body, adaptations) if adaptations else frozenset()
-    body.update(definition.extra_body)
-    body["model"] = definition.model
+    body.update(defaults.extra_body)
+    body["model"] = defaults.model
     body["messages"] = messages_with_state(request, provider)
     body["stream"] = True
     if request.tools:

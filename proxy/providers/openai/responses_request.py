@@ -33,8 +33,7 @@ from proxy.providers.model import ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Omission
 from proxy.providers.openai.adapted_body import omit_fields
 from proxy.providers.openai.provider_state import is_for
-from proxy.providers.openai.request import Outgoing, adapted
-from proxy.teamfiles.definitions import OpenAIModel
+from proxy.providers.openai.request import BodyDefaults, Outgoing, adapted
 
 UNSUPPORTED = ("stop", "seed", "frequency_penalty", "presence_penalty", "prediction")
 """Parameters of chat completions that the Responses API does not have."""
@@ -51,7 +50,7 @@ Item = dict[str, Any]
 
 
 def responses_body(
-    definition: OpenAIModel,
+    defaults: BodyDefaults,
     request: ModelRequest,
     *,
     provider: str,
@@ -59,14 +58,14 @@ def responses_body(
 ) -> Outgoing:
     """Return the body of a streamed request, with ``adaptations`` to what the provider rejects.
 
-    The parameters of the request win over those of the definition, and ``extra_body`` over both. Only provider state
+    The parameters of the request win over those of the model, and ``extra_body`` over both. Only provider state
     of ``provider`` is sent.
 
     Raises:
         ValueError: A value has no JSON form (half of a surrogate pair).
         TypeError: As above, for a value of another type in the definition.
     """
-    body = _parameters(definition.parameters, msgspec.to_builtins(request.parameters))
+    body = _parameters(defaults.parameters, msgspec.to_builtins(request.parameters))
     body.setdefault("reasoning", {}).setdefault("summary", "auto")
     if _NO_INCLUDE not in adaptations:
         body.setdefault("include", []).append("reasoning.encrypted_content")
@@ -76,7 +75,7 @@ def responses_body(
         body["instructions"] = text_of(messages[0])
         messages = messages[1:]
     body["store"] = False
-    body.update(definition.extra_body)
+    body.update(defaults.extra_body)
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
         if request.tool_choice is not None:
@@ -90,7 +89,7 @@ def responses_body(
             }
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
-    body["model"] = definition.model
+    body["model"] = defaults.model
     body["input"] = input_items(messages, request, provider)
     body["stream"] = True
     return adapted(body, adaptations, ignored)

@@ -25,7 +25,7 @@ from proxy.providers.openai.adapted_body import without_effect
 from proxy.providers.openai.call_ids import short_id
 from proxy.providers.openai.learned_adaptations import EXPIRY_SECONDS, MAX_LEARNED, LearnedAdaptations
 from proxy.providers.openai.rejection import rejection_of
-from proxy.providers.openai.request import body_of
+from proxy.providers.openai.request import BodyDefaults, body_of
 from proxy.teamfiles.definitions import OpenAIModel
 
 SENT: dict[str, Any] = {
@@ -231,7 +231,7 @@ REQUEST = ModelRequest(
 
 
 def sent(*adaptations: Adaptation, request: ModelRequest = REQUEST) -> tuple[Any, frozenset[str]]:
-    outgoing = body_of(DEFINITION, request, adaptations=adaptations)
+    outgoing = body_of(BodyDefaults.of(DEFINITION), request, adaptations=adaptations)
     return msgspec.json.decode(outgoing.body), outgoing.ignored
 
 
