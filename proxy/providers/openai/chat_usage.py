@@ -52,11 +52,13 @@ def clean_usage(usage: object) -> Usage | None:
     prompt, completion = prompt or 0, completion or 0
     of_prompt = counts.prompt_tokens_details or _NO_PROMPT_DETAILS
     of_completion = counts.completion_tokens_details or _NO_COMPLETION_DETAILS
+    cached = of_prompt.cached_tokens or counts.prompt_cache_hit_tokens
+    reasoning = of_completion.reasoning_tokens
     return Usage(
         prompt=prompt,
         completion=completion,
-        cached=min(of_prompt.cached_tokens or counts.prompt_cache_hit_tokens or 0, prompt),
-        reasoning=min(of_completion.reasoning_tokens or 0, completion),
+        cached=min(cached, prompt) if cached else 0,
+        reasoning=min(reasoning, completion) if reasoning else 0,
         audio_prompt=of_prompt.audio_tokens or 0,
         audio_completion=of_completion.audio_tokens or 0,
         accepted_prediction=of_completion.accepted_prediction_tokens or 0,

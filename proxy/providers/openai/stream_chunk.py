@@ -79,6 +79,8 @@ class Chunk(Struct, gc=False):
 
 
 _CALLS: Final = ChunkDelta.__struct_fields__.index("tool_calls")
+MEMBERS_READ: Final = len(ChunkDelta.__struct_fields__)
+"""The first members of each delta; those behind them are known, and not read."""
 
 
 class KnownFunction(FunctionDelta, forbid_unknown_fields=True):

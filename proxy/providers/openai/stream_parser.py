@@ -24,6 +24,7 @@ from proxy.providers.openai.frame_search import MOST_COMPARED, FrameSearch
 from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.stream_chunk import (
+    MEMBERS_READ,
     STATE_MEMBERS,
     CallDelta,
     Chunk,
@@ -147,8 +148,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         count, at = len(payloads), 0
         try:
             while at < count:
-                data = payloads[at]
-                name = names[at] if names else b""
+                data, name = payloads[at], names[at] if names else b""
                 at += 1
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
                 if name or data[:1] != b"{":  # pragma: no mutate
@@ -250,7 +250,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         return deltas
 
     def _event(self, name: bytes, data: bytes, deltas: list[ModelDelta]) -> None:
-        if not data.startswith(b"{"):
+        if data[:1] != b"{":
             data = data.strip()
             if data == b"[DONE]":
                 self._finish(deltas)
@@ -298,7 +298,7 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         ):
             unknown, unknown_of_message = self._unknown.read(data)
         # The first and the last delta have nothing that is read here.
-        if delta is not None and any(astuple(delta)):
+        if delta is not None and any(astuple(delta)[:MEMBERS_READ]):
             self._delta(delta, choice.logprobs, deltas, unknown)
         if choice.message is not None:
             self._unknown_of_calls = unknown_of_message
