@@ -47,35 +47,27 @@ class AlarmClock:
     """
 
     def __init__(self) -> None:
-        self._alarms: set[Alarm] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
+        self.alarms: set[Alarm] = set()
+        """Those that may ring; each adds and removes itself."""
+        self.due = math.inf
         """When the timer rings."""
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, alarm: Alarm, deadline: float) -> None:
-        """Let an alarm ring at its deadline, which is this one or a later one that it gets in the meantime."""
-        self._alarms.add(alarm)
-        if deadline < self._due:
-            self._start(deadline)
-
-    def remove(self, alarm: Alarm) -> None:
-        """Remove an alarm, if it was added."""
-        self._alarms.discard(alarm)
-
-    def _start(self, due: float) -> None:
+    def start(self, due: float) -> None:
+        """Set the timer, to the deadline of an alarm that is earlier than ``due``."""
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
+        self.due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._ring)
 
     def _ring(self) -> None:
-        self._timer, self._due = None, math.inf
+        self._timer, self.due = None, math.inf
         now = asyncio.get_running_loop().time()
-        over = [alarm for alarm in self._alarms if alarm.deadline is None or alarm.deadline <= now]
-        self._alarms.difference_update(over)
-        if self._alarms:
-            earliest = min(map(_deadline, self._alarms))
-            self._start(max(earliest, now + len(self._alarms) * _SEARCH_INTERVAL))
+        over = [alarm for alarm in self.alarms if alarm.deadline is None or alarm.deadline <= now]
+        self.alarms.difference_update(over)
+        if self.alarms:
+            earliest = min(map(_deadline, self.alarms))
+            self.start(max(earliest, now + len(self.alarms) * _SEARCH_INTERVAL))
         for alarm in over:
             alarm.ring()
 
@@ -96,7 +88,10 @@ class Alarm:
     def set(self, deadline: float) -> None:
         """Wake at ``deadline`` (the loop's clock) unless set again, paused or stopped before."""
         self.deadline = deadline
-        self._clock.add(self, deadline)
+        clock = self._clock
+        clock.alarms.add(self)
+        if deadline < clock.due:
+            clock.start(deadline)
 
     def pause(self) -> None:
         """Stop the countdown until ``set`` is called."""
@@ -107,7 +102,7 @@ class Alarm:
         self.deadline = None
         # The function refers to the owner of this alarm: as a cycle, both would wait for the garbage collector.
         self._wake = _do_nothing
-        self._clock.remove(self)
+        self._clock.alarms.discard(self)
 
     def ring(self) -> None:
         """Wake the reader, unless the alarm was paused or stopped since its deadline."""

@@ -203,7 +203,7 @@ def plain_texts(encoded: Sequence[bytes]) -> list[str] | None:
     except UnicodeDecodeError:
         return None
     texts = joined.split('"')
-    is_plain = len(texts) == len(encoded) and "" not in texts and "\\" not in joined and joined.isprintable()
+    is_plain = len(texts) == len(encoded) and all(texts) and "\\" not in joined and joined.isprintable()
     return texts if is_plain else None
 
 
