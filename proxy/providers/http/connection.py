@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -213,12 +214,15 @@ class Response:
         assert parser is not None
         status = parser.get_status_code()
         if status >= 200 and not self.status:
-            names, values = b"\n".join(received).lower(), received.values()
             # Counted only if the head can be so long: the bytes include those of the body in the same read.
-            if self._parsed_bytes > _HEAD_BYTES and len(names) + sum(map(len, values)) > _HEAD_BYTES:
+            if (
+                self._parsed_bytes > _HEAD_BYTES
+                and sum(map(len, chain.from_iterable(received.items()))) > _HEAD_BYTES
+            ):
                 raise ConnectionBroken
-            # Backwards, so that the first of a name remains.
-            self.fields = fields = dict(zip(reversed(names.split(b"\n")), reversed(values), strict=False))
+            fields = self.fields
+            for name, value in received.items():
+                fields.setdefault(name.lower(), value)
             self._can_be_followed = parser.should_keep_alive()
             self._is_framed = (
                 self._can_be_followed or b"content-length" in fields or b"transfer-encoding" in fields
