@@ -185,7 +185,7 @@ async def test_an_unfinished_turn_that_ran_effects_keeps_its_key_and_is_found_by
     assert (stored.id, stored.ran_effects) == (new.id, True)
 
 
-async def test_sqlite_is_not_asked_again_before_a_commit_of_any_process(sqlite_database: str) -> None:
+async def test_sqlite_is_read_once_before_a_commit_of_any_process(sqlite_database: str) -> None:
     database = CountedReads(open_database(sqlite_database, time_limit=10.0))
     history, other = SqlHistory(database), open_history(sqlite_database)
     log = DatabaseFile(Path(sqlite_database.removeprefix("sqlite:///")))
