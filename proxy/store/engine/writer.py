@@ -229,15 +229,23 @@ class Writer:
     def _next_group(self) -> list[_Waiting]:
         """Return the next group; drop writes whose waiter is gone."""
         group = self._queue[:GROUP_SIZE]
-        if gone := [waiting for waiting in group if waiting.done.done()]:
-            for waiting in gone:
-                if waiting.is_abandoned:
-                    # This can queue a Close, which has to be part of the group.
-                    self._abandon(waiting)
-            self._queue[: len(group)] = [waiting for waiting in group if not waiting.is_settled]
+        if any(waiting.done.done() for waiting in group):
+            self._drop_abandoned()
             group = self._queue[:GROUP_SIZE]
         del self._queue[: len(group)]
         return group
+
+    def _drop_abandoned(self) -> None:
+        # All of them: the group is filled up with writes from behind it.
+        queue, self._queue = self._queue, []
+        remaining: list[_Waiting] = []
+        for waiting in queue:
+            if waiting.is_abandoned:
+                # This can queue a Close.
+                self._abandon(waiting)
+            else:
+                remaining.append(waiting)
+        self._queue[:0] = remaining
 
     def _requeue(self, group: Sequence[_Waiting], error: Unavailable) -> None:
         now = self._loop.time()

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.errors import Settle, Unavailable
+from proxy.store.engine.writer import GROUP_SIZE
+from proxy.store.sql.tables import turns
 from proxy.store.turns import SqlHistory
 from proxy.turns.records import Begun
 from tests.fakes.turn_records import new_turn, place_of, the_end
@@ -162,6 +164,27 @@ async def test_a_turn_can_begin_behind_an_end_that_timed_out(faulty: Faulty) -> 
     with pytest.raises(StoreUnavailable):
         await other
     await history.close()
+
+
+async def test_no_end_that_timed_out_is_stored_however_many_wait(
+    faulty: Faulty, history: SqlHistory, hasty: SqlHistory
+) -> None:
+    names = [f"conv_{n}" for n in range(GROUP_SIZE + 4)]
+    begun = await asyncio.gather(*(history.begin(new_turn(name)) for name in names))
+    faulty.is_asked = False
+    faulty.gate.clear()
+    first = asyncio.create_task(hasty.begin(new_turn("conv_first")))
+    while not faulty.is_asked:
+        await asyncio.sleep(0)
+    ends = await asyncio.gather(*(hasty.finish(the_end(turn.turn)) for turn in begun), return_exceptions=True)
+    with pytest.raises(StoreUnavailable):
+        await first
+    faulty.gate.set()
+    await until_it_works(lambda: hasty.begin(new_turn(names[-1])))
+
+    assert [type(end) for end in ends] == [StoreUnavailable] * len(begun)
+    statuses = await faulty.read(lambda on: on.scalars(select(turns.c.status)).all())
+    assert sorted(statuses) == ["failed"] * (len(begun) + 1) + ["running"]
 
 
 async def test_writes_are_acknowledged_after_the_commit(faulty: Faulty, history: SqlHistory) -> None:
