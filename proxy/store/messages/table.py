@@ -91,7 +91,7 @@ class TableMessages(MessageChannel):
         self._familiar_until = 0.0
         """Until when another worker is assumed to answer soon; by the clock of the event loop."""
         self._loop: asyncio.AbstractEventLoop
-        self._look: Callable[[], None] | None = None
+        self._check: Callable[[], None] | None = None
         """What the timer calls."""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -113,22 +113,25 @@ class TableMessages(MessageChannel):
     async def _change(self, seen: object) -> object:
         """Wait until messages are expected and the database may have another state; return its state.
 
-        A timer looks, and not this task: nearly always there is nothing, and a task that wakes up costs more.
+        A timer checks it, and not this task: nearly always there is nothing, and a task that wakes up costs more.
         """
         changed: asyncio.Future[object] = self._loop.create_future()
 
-        def look() -> None:
+        def check() -> None:
+            if changed.done():
+                # This task was cancelled, and has not run yet.
+                return
             # Before the query: a commit in between is found by the next one.
             if self.is_expecting() and ((state := self._database.state()) is None or state != seen):
                 changed.set_result(state)
             else:
-                self._look_later(look)
+                self._check_later(check)
 
-        self._look_later(look)
+        self._check_later(check)
         try:
             return await changed
         finally:
-            self._stop_looking()
+            self._cancel_check()
 
     async def _read(self, after: int) -> int:
         """Pass on the messages after a key; return the key of the last one."""
@@ -155,23 +158,23 @@ class TableMessages(MessageChannel):
                 OtherWrite(lambda on: self._queries.delete_old(on, old), is_durable=False)
             )
 
-    def _look_later(self, look: Callable[[], None]) -> None:
+    def _check_later(self, check: Callable[[], None]) -> None:
         """Call a function once: later while this worker is alone, but not after it has sent a message."""
         is_rare = self._is_alone and self._loop.time() >= self._familiar_until
-        self._timer = self._loop.call_later(self._interval * (RARELY if is_rare else 1), look)
-        self._look = look
+        self._timer = self._loop.call_later(self._interval * (RARELY if is_rare else 1), check)
+        self._check = check
 
-    def _stop_looking(self) -> None:
+    def _cancel_check(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._look = None
+        self._timer = self._check = None
 
     def _expect_more(self) -> None:
         was_familiar = self._loop.time() < self._familiar_until
         self._familiar_until = self._loop.time() + FAMILIAR_SECONDS
-        if not was_familiar and (look := self._look) is not None:
-            self._stop_looking()
-            self._look_later(look)
+        if not was_familiar and (check := self._check) is not None:
+            self._cancel_check()
+            self._check_later(check)
 
     def _row(self, outgoing: Outgoing, now: float) -> dict[str, Any]:
         recipient, message = outgoing
