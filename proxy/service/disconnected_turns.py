@@ -46,8 +46,8 @@ class TurnWatch(Struct, eq=False):
     left_at: float | None = None
     """The stored times, to recognise changes by other workers."""
     cancel_at: float | None = None
-    rests_until: float = 0.0
-    """Time of the event loop before which only a change of the turn or of its attendance has to be looked at."""
+    check_at: float = 0.0
+    """Time of the event loop until which the rules apply again only if the turn or its attendance changes."""
 
     def left(self, *, can_return: bool) -> None:
         """Handle that the last client left."""
@@ -240,7 +240,7 @@ class DisconnectedTurns:
             return
         now = self.clock()
         watch.waits_from = asyncio.get_running_loop().time()
-        watch.rests_until = 0.0
+        watch.check_at = 0.0
         watch.left_at = now
         watch.cancel_at = None if watch.rules.grace is None else now + watch.rules.grace_of(watch.turn)
         if not watch.rules.finishes(watch.turn):
@@ -292,21 +292,22 @@ class DisconnectedTurns:
             attendance = await self.history.attendance(keys) if keys else {}
         except StoreUnavailable:
             logger.warning("failed to store that clients left turns")
-        for watch in self._to_look_at(attendance):
+        for watch in self._to_check(attendance):
             found = attendance.get(watch.key) if attendance is not None else None
             if watch.live.is_finished or not self._waits(watch, found):
                 self._left.discard(watch)
+        # Last: after a failure, the rules have to be applied to all turns again.
+        self._attendance = attendance
 
-    def _to_look_at(self, attendance: Mapping[int, Attendance] | None) -> Sequence[TurnWatch]:
+    def _to_check(self, attendance: Mapping[int, Attendance] | None) -> Sequence[TurnWatch]:
         """Return the turns to which the rules have to be applied: hundreds can wait, and few of them change."""
-        is_known, self._attendance = attendance is not None and attendance == self._attendance, attendance
-        if not is_known:
+        if attendance is None or attendance != self._attendance:
             return [*self._left]
         now = asyncio.get_running_loop().time()
         return [
             watch
             for watch in self._left
-            if watch.rests_until <= now or watch.turn.ran_effects or watch.live.is_finished
+            if watch.check_at <= now or watch.turn.ran_effects or watch.live.is_finished
         ]
 
     async def _write_all(self, watches: Sequence[TurnWatch]) -> None:
@@ -337,7 +338,7 @@ class DisconnectedTurns:
             return False
         if attendance is not None:
             if attendance.reader_until is not None and attendance.reader_until >= self.clock():
-                watch.waits_from, watch.rests_until = now, 0.0
+                watch.waits_from, watch.check_at = now, 0.0
                 live.resume()
                 return True
             if attendance.is_cancel_requested:
@@ -350,8 +351,8 @@ class DisconnectedTurns:
         if rules.finishes(turn):
             live.resume()
             return True
-        watch.rests_until = watch.waits_from + rules.grace_of(turn)
-        if now >= watch.rests_until and (rules.is_immediate or not turn.running_effects):
+        watch.check_at = watch.waits_from + rules.grace_of(turn)
+        if now >= watch.check_at and (rules.is_immediate or not turn.running_effects):
             live.stop("client_left")
             return False
         live.pause()

@@ -196,6 +196,29 @@ async def test_a_reader_of_another_worker_that_is_not_renewed_has_left(
     await until(lambda: live.is_paused)
 
 
+async def test_a_failed_check_is_repeated_for_all_turns(
+    start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
+) -> None:
+    turns = [await start(grace=3600.0) for _ in range(2)]
+    for live, _, _ in turns:
+        live.on_client_disconnect()
+    await history.next_check()
+    await history.next_check()
+    failures = [ZeroDivisionError()]
+
+    def clock() -> float:
+        if failures:
+            raise failures.pop()
+        return 1_000.0
+
+    left.clock = clock
+    for _, _, key in turns:
+        await history.announce_reader(key, until=1_005.0)
+
+    await until(lambda: not any(live.is_paused for live, _, _ in turns))
+    assert not failures
+
+
 async def test_a_turn_that_runs_effects_while_it_waits_finishes_with_its_key(
     start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
 ) -> None:
