@@ -133,12 +133,16 @@ def add_request_id(record: logging.LogRecord) -> bool:
     A filter that passes every record.
     """
     if "request_id" not in record.__dict__ and (request_id := REQUEST_ID.get()):
-        record.request_id = request_id
+        _add_field(record, "request_id", request_id)
     if is_traced():
-        trace_id = record.trace_id = current_trace_id()
-        if type(record) is FieldsRecord:
-            record.fields["trace_id"] = trace_id
+        _add_field(record, "trace_id", current_trace_id())
     return True
+
+
+def _add_field(record: logging.LogRecord, name: str, value: str) -> None:
+    record.__dict__[name] = value
+    if type(record) is FieldsRecord:
+        record.fields[name] = value
 
 
 def _printable(text: str) -> str:

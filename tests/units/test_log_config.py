@@ -11,6 +11,7 @@ import pytest
 
 from proxy.log_config import configure_logging
 from proxy.log_record import constant_attributes, fields_record
+from proxy.request_id import REQUEST_ID
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +43,19 @@ def test_a_record_with_known_fields_has_the_line_of_any_other(
     logger, fields = logging.getLogger("proxy.x"), {"turn_id": "t1", "seconds": 0.5}
     monkeypatch.setattr("proxy.log_config.is_traced", lambda: True)
     monkeypatch.setattr("proxy.log_config.current_trace_id", lambda: "0af7")
+    of_request = REQUEST_ID.set("req_1")
 
     logger.warning("turn finished", extra=fields)
     constant = constant_attributes("proxy.x", logging.WARNING, "turn finished")
     logger.handle(fields_record(constant, {**fields}))
+    REQUEST_ID.reset(of_request)
 
     known, other = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert abs(
         datetime.fromisoformat(known.pop("time")) - datetime.fromisoformat(other.pop("time"))
     ) < timedelta(minutes=1)
     assert list(known.items()) == list(other.items())
-    assert known["trace_id"] == "0af7"
+    assert (known["request_id"], known["trace_id"]) == ("req_1", "0af7")
 
 
 def test_a_trace_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
