@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from msgspec import Struct, field
@@ -222,7 +223,8 @@ class AnswerReader(Struct, kw_only=True, eq=False):
         """
         deltas: list[ModelDelta] = []
         try:
-            for name, data in zip(*self._events.end(), strict=True):
+            names, payloads = self._events.end()
+            for name, data in zip(names or repeat(b""), payloads, strict=False):
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
             # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
