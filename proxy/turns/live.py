@@ -50,8 +50,8 @@ class Watcher(Protocol):
 class LiveTurn:
     """The log of one turn, its writer's task and its readers."""
 
-    # There are nearly 30 attributes. With more, the dictionaries of instances do not share their keys, and each takes a
-    # kilobyte more (CPython, dictobject.c: SHARED_KEYS_MAX_SIZE).
+    # The dictionaries of instances share their keys only up to 30 attributes, and each takes a kilobyte more if they do
+    # not (CPython, dictobject.c: SHARED_KEYS_MAX_SIZE).
     __slots__ = (
         "_continued",
         "_has_left",
