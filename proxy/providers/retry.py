@@ -119,7 +119,7 @@ class _Attempts:
         self._policy = policy
         self._request = request
         self._fallback = None
-        self._is_traced = is_traced()
+        self._is_traced = bool(is_traced())
 
     def __aenter__(self) -> Coroutine[Any, Any, AsyncIterator[Sequence[ModelDelta]]]:
         # Plain function: a model without fallbacks needs no coroutine in between.

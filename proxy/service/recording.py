@@ -98,6 +98,7 @@ def end_of(
         digest = resolved.transcript.call(call.function) if call else last_answer_of(resolved.scope, text)
         # The client shows the answer as a part of the message that it continues.
         fingerprint = resolved.transcript.answer(resolved.continued + text, is_call=bool(pending))
+    assert context.key
     # With more than 15 keyword arguments, a call builds a dictionary of them.
     end = TurnEnd(
         context.key,
@@ -128,6 +129,7 @@ def end_of(
 
 def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
     """Return the end of a turn whose result could not be encoded or stored: it failed."""
+    assert context.key
     return TurnEnd(
         turn=context.key,
         status="failed",

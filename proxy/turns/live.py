@@ -25,6 +25,7 @@ StopReason = CancelReason | Literal["timed_out"]
 HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
 _UNLIMITED = sys.maxsize
+"""The high-water mark of a writer that waits for no reader any more."""
 
 
 class Watcher(Protocol):
@@ -221,8 +222,8 @@ class LiveTurn:
 
     async def attended(self) -> None:
         """Wait while the turn is paused."""
-        while self._continued is not None:
-            await self._continued.wait()
+        while (continued := self._continued) is not None:
+            await continued.wait()
 
     def pause(self) -> None:
         """Let ``attended`` wait until ``resume`` is called."""

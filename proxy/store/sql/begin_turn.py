@@ -57,7 +57,7 @@ class Begin(Struct, frozen=True, eq=False):
     parent: Begin | None = None
     parent_end: Finish | None = None
     is_written_alone: bool = False
-    """Whether it cannot be part of a group."""
+    """Whether it cannot be part of a group; as ``begin_of`` and ``begin_behind`` say."""
 
     is_durable: ClassVar[bool] = False
     """A begun turn does not survive a power failure, and no client has its response yet."""
@@ -197,6 +197,7 @@ class Beginnings:
 
     def _running_now(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
         """Return the turns that are running under their ids for their workers."""
+        # The ids are stored as they are: they are made by ``new_turn_id``.
         found = self._begun.run_once(connection, ([begin.turn.id for begin in begins],))
         running = {row[0]: row for row in found}
         begun: dict[Begin, Begun] = {}
