@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
+from proxy.loop_ticks import TICK, next_tick
+
 THRESHOLD = 0.25
 """Seconds of blocking above which a block is reported."""
-INTERVAL = 0.125
+INTERVAL = TICK
 """Seconds between two heartbeats, and so the error of the measurement: a block began at any time after the last one.
 
 Eight heartbeats and four checks per second take 0.1 % of a CPU."""
@@ -70,7 +72,7 @@ class LoopWatchdog:
         self._thread.join(_JOIN_TIMEOUT)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(INTERVAL, self._tick, loop)
+        self._timer = loop.call_at(next_tick(loop.time()), self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self.beat()

@@ -23,10 +23,11 @@ from proxy.events import (
     ToolFailed,
     innermost,
 )
+from proxy.loop_ticks import next_tick
 from proxy.messages import Usage
 
-LAG_INTERVAL = 0.5
-"""Seconds between two measurements of the event loop's lag and updates of the other gauges."""
+LAG_TICKS = 4
+"""Ticks (``loop_ticks``) between two measurements of the event loop's lag and updates of the other gauges."""
 OTHER = "other"
 _FIRST_SEGMENTS = frozenset(
     (
@@ -117,8 +118,9 @@ class Metrics:
         """Measure the lag of the event loop until cancelled, and update the gauges that other workers show."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
+            now = loop.time()
+            due = next_tick(now, LAG_TICKS)
+            await asyncio.sleep(due - now)
             self._lag.set(max(loop.time() - due, 0.0))
             self._tasks.set(len(asyncio.all_tasks(loop)))
             self._update_gauges()

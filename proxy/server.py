@@ -23,10 +23,14 @@ from fastapi import FastAPI
 from proxy.connection_share import ConnectionAcceptor, SharedSockets
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.http_protocol import bounded_http
+from proxy.loop_ticks import next_tick
 from proxy.routes.passthrough import PassthroughHandler
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
 from proxy.team_set import TeamReload
+
+_SIGNAL_TICKS = 8
+"""Ticks (``loop_ticks``) between two looks for a signal: a second."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +126,13 @@ class ProxyServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Run until a signal. uvicorn wakes ten times a second to see one, which takes a thousandth of a core."""
-        interval, count = (0.1, 1) if self._acceptor is not None else (1.0, 10)
-        counter = 0
+        loop, counter = asyncio.get_running_loop(), 0
         while not await self.on_tick(counter):
-            counter += count
+            is_shared = self._acceptor is not None
+            counter += 1 if is_shared else 10
+            due = loop.time() + 0.1 if is_shared else next_tick(loop.time(), _SIGNAL_TICKS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout_at(due):
                     await self._signalled.wait()
 
     async def on_tick(self, counter: int) -> bool:

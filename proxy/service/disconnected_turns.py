@@ -47,7 +47,7 @@ class TurnWatch(Struct, eq=False):
     """The stored times, to recognise changes by other workers."""
     cancel_at: float | None = None
     check_at: float = 0.0
-    """Time of the event loop until which the rules apply again only if the turn or its attendance changes."""
+    """Time of the event loop before which only a change of its attendance changes anything for it."""
 
     def left(self, *, can_return: bool) -> None:
         """Handle that the last client left."""
@@ -127,7 +127,10 @@ class DisconnectedTurns:
     clock: Clock
     interval: float
     """Polling interval in seconds."""
-    _left: set[TurnWatch] = field(default_factory=set)
+    _left: dict[int, TurnWatch] = field(default_factory=dict)
+    """By the key of the turn in the store."""
+    _check_at: float = 0.0
+    """The earliest ``check_at`` of these."""
     _unwritten: set[TurnWatch] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _watching: asyncio.Task[None] | None = None
@@ -222,7 +225,7 @@ class DisconnectedTurns:
     async def close(self) -> None:
         """Cancel the turns that wait, and stop. Turns whose clients leave later are cancelled immediately."""
         self._is_closing = True
-        for watch in self._left:
+        for watch in self._left.values():
             if not watch.rules.finishes(watch.turn):
                 watch.live.stop("client_left")
         tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
@@ -240,12 +243,12 @@ class DisconnectedTurns:
             return
         now = self.clock()
         watch.waits_from = asyncio.get_running_loop().time()
-        watch.check_at = 0.0
+        watch.check_at = self._check_at = 0.0
         watch.left_at = now
         watch.cancel_at = None if watch.rules.grace is None else now + watch.rules.grace_of(watch.turn)
         if not watch.rules.finishes(watch.turn):
             watch.live.pause()
-        self._left.add(watch)
+        self._left[watch.key] = watch
         self._write(watch)
 
     def on_returned(self, watch: TurnWatch) -> None:
@@ -253,7 +256,7 @@ class DisconnectedTurns:
         watch.live.resume()
         if watch.left_at is not None:
             watch.waits_from = watch.left_at = watch.cancel_at = None
-            self._left.discard(watch)
+            self._left.pop(watch.key, None)
             self._write(watch)
 
     def _is_left(self, live: LiveTurn) -> bool:
@@ -288,27 +291,21 @@ class DisconnectedTurns:
                 self._unwritten.clear()
                 # Together: one after the other would take a commit each.
                 await self._write_all(changed)
-            keys = [watch.key for watch in self._left]
+            keys = [*self._left]
             attendance = await self.history.attendance(keys) if keys else {}
         except StoreUnavailable:
             logger.warning("failed to store that clients left turns")
-        for watch in self._to_check(attendance):
+        now = asyncio.get_running_loop().time()
+        if attendance is not None and attendance == self._attendance and now < self._check_at:
+            # The usual result: hundreds of turns can wait, and nothing has changed for any of them.
+            return
+        for watch in [*self._left.values()]:
             found = attendance.get(watch.key) if attendance is not None else None
             if watch.live.is_finished or not self._waits(watch, found):
-                self._left.discard(watch)
-        # Last: after a failure, the rules have to be applied to all turns again.
+                self._left.pop(watch.key, None)
+        self._check_at = min([watch.check_at for watch in self._left.values()], default=0.0)
+        # Last: after a failure, the next check applies the rules to all of them.
         self._attendance = attendance
-
-    def _to_check(self, attendance: Mapping[int, Attendance] | None) -> Sequence[TurnWatch]:
-        """Return the turns to which the rules have to be applied: hundreds can wait, and few of them change."""
-        if attendance is None or attendance != self._attendance:
-            return [*self._left]
-        now = asyncio.get_running_loop().time()
-        return [
-            watch
-            for watch in self._left
-            if watch.check_at <= now or watch.turn.ran_effects or watch.live.is_finished
-        ]
 
     async def _write_all(self, watches: Sequence[TurnWatch]) -> None:
         """Write who left turns, or returned to them. What was not written is written later.
@@ -351,10 +348,12 @@ class DisconnectedTurns:
         if rules.finishes(turn):
             live.resume()
             return True
-        watch.check_at = watch.waits_from + rules.grace_of(turn)
-        if now >= watch.check_at and (rules.is_immediate or not turn.running_effects):
+        over_at = watch.waits_from + rules.grace_of(turn)
+        if now >= over_at and (rules.is_immediate or not turn.running_effects):
             live.stop("client_left")
             return False
+        # A turn with a key finishes as soon as it has run effects.
+        watch.check_at = now if rules.has_key else over_at
         live.pause()
         return True
 

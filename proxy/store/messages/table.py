@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
 
+from proxy.loop_ticks import next_tick
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
@@ -24,10 +25,8 @@ from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import worker_messages
 
 POLL_SECONDS = 0.05
-RARELY = 3
-"""Factor of the interval between polls without messages to or from another worker ..."""
 FAMILIAR_SECONDS = 60.0
-"""... for this long."""
+"""Time without messages to or from another worker, after which a worker that is alone polls rarely (``next_tick``)."""
 RETAIN_SECONDS = 60.0
 _PER_READ = 500
 
@@ -160,8 +159,9 @@ class TableMessages(MessageChannel):
 
     def _check_later(self, check: Callable[[], None]) -> None:
         """Call a function once: later while this worker is alone, but not after it has sent a message."""
-        is_rare = self._is_alone and self._loop.time() >= self._familiar_until
-        self._timer = self._loop.call_later(self._interval * (RARELY if is_rare else 1), check)
+        now = self._loop.time()
+        is_rare = self._is_alone and now >= self._familiar_until
+        self._timer = self._loop.call_at(next_tick(now) if is_rare else now + self._interval, check)
         self._check = check
 
     def _cancel_check(self) -> None:

@@ -236,13 +236,14 @@ async def test_a_turn_that_runs_effects_while_it_waits_finishes_with_its_key(
 async def test_a_turn_that_ends_while_it_waits_is_not_watched_any_more(
     start: Callable[..., Any], history: CountingHistory, left: DisconnectedTurns
 ) -> None:
-    live, _, _ = await start(grace=3600.0)
+    live, _, key = await start(grace=3600.0)
     live.on_client_disconnect()
     await history.next_check()
     await history.next_check()
     assert len(left) == 1
 
     live.emit(Completed("triage", "stop", Usage()))
+    await history.finish(the_end(key))
 
     await until(lambda: len(left) == 0)
 
