@@ -19,6 +19,8 @@ from bench.figures import Figure
 from bench.processes import Field, Served
 from bench.scripts import HANDOFF, SCRIPTS
 
+_CANCELLED_WITH_CLIENT = {"x-on-disconnect": "cancel"}
+"""Otherwise, hundreds of turns would wait for their clients during the next measurement."""
 _numbers = itertools.count()
 _grown: dict[Served, list[dict[str, str]]] = {}
 """The stored conversation of each server."""
@@ -246,7 +248,7 @@ async def _memory_of_a_stream(server: Served, few: int = 100, many: int = 600) -
         for count in (few, many - few):
             for client in [await stack.enter_async_context(connected(server.port)) for _ in range(count)]:
                 # Do not wait for the end: these streams are endless.
-                client.send(request("waiting", greeting(), stream=True))
+                client.send(request("waiting", greeting(), stream=True, headers=_CANCELLED_WITH_CLIENT))
                 await client.first_word.wait()
             await asyncio.sleep(0.2)
             resident.append(server.resident_bytes())
